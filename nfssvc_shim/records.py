@@ -1,0 +1,319 @@
+"""Records that travel in nfssvc messages, with their XDR.
+
+Duty: dataclasses, pack_* and unpack_*; each unpack_* checks as if the sender were hostile (limits, families, masks, paths without
+NUL or ".." component).  XDR of each stands above it.  Source: nfssvc(2), section 4 of PROTOCOL.md.
+"""
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+from oncrpc.xdr import Packer, Unpacker, XdrError
+
+from .flags import Ex, Nx, Nxa
+
+MAX_PATH = 4095          # PATH_MAX less its NUL
+MAX_GROUPS = 65536       # NGROUPS_MAX of Linux
+MAX_NETS = 65536         # entries of one export; a netgroup can be large
+MAX_EXPORTS = 16384      # places in the shared statistics table
+MAX_FLAVORS = 5          # NX_MAXSECFLAVORS
+MAX_FH = 64              # NFS3_FHSIZE
+
+AF_NONE = 0              # families on this wire are our own numbers, not the host's
+AF_INET4 = 1
+AF_INET6 = 2
+AF_LOCAL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A client's address: packed (4 or 16 bytes, empty for a unix socket), port in host order, scope of a link-local one.
+
+    struct address { unsigned family; opaque addr<16>; unsigned port; unsigned scope; };
+    """
+
+    family: int
+    packed: bytes = b""
+    port: int = 0
+    scope: int = 0
+
+    @classmethod
+    def of(cls, text: str, port: int = 0) -> "Address":
+        """From "192.0.2.1" or "2001:db8::1"; v4-mapped addresses are unwrapped.  Raises OSError when it is neither."""
+        if ":" not in text:
+            return cls(AF_INET4, socket.inet_pton(socket.AF_INET, text), port)
+        packed = socket.inet_pton(socket.AF_INET6, text.partition("%")[0])
+        if packed.startswith(b"\0" * 10 + b"\xff\xff"):
+            return cls(AF_INET4, packed[12:], port)
+        return cls(AF_INET6, packed, port)
+
+    def __str__(self) -> str:
+        if self.family == AF_INET4:
+            return socket.inet_ntop(socket.AF_INET, self.packed)
+        if self.family == AF_INET6:
+            return socket.inet_ntop(socket.AF_INET6, self.packed)
+        return "local"
+
+
+_SIZES = {AF_NONE: 0, AF_INET4: 4, AF_INET6: 16, AF_LOCAL: 0}
+
+
+def pack_address(p: Packer, a: Address) -> None:
+    p.pack_uint(a.family)
+    p.pack_opaque(a.packed)
+    p.pack_uint(a.port)
+    p.pack_uint(a.scope)
+
+
+def unpack_address(u: Unpacker) -> Address:
+    family, packed = u.unpack_uint(), u.unpack_opaque(16)
+    if _SIZES.get(family) != len(packed):
+        raise XdrError(f"address family {family} with {len(packed)} bytes")
+    port, scope = u.unpack_uint(), u.unpack_uint()
+    if port > 0xFFFF:
+        raise XdrError(f"port {port}")
+    return Address(family, packed, port, scope)
+
+
+@dataclass(frozen=True, slots=True)
+class Cred:
+    """uid, gid and further groups, as the kernel takes them.  struct ucred { unsigned uid, gid; unsigned gids<>; };"""
+
+    uid: int
+    gid: int
+    gids: tuple[int, ...] = ()
+
+
+def pack_cred(p: Packer, c: Cred) -> None:
+    p.pack_uint(c.uid)
+    p.pack_uint(c.gid)
+    p.pack_uint(len(c.gids))
+    for gid in c.gids:
+        p.pack_uint(gid)
+
+
+def unpack_cred(u: Unpacker) -> Cred:
+    uid, gid = u.unpack_uint(), u.unpack_uint()
+    return Cred(uid, gid, tuple(u.unpack_uint() for _ in range(u.unpack_count(MAX_GROUPS))))
+
+
+@dataclass(frozen=True, slots=True)
+class Net:
+    """One client network of an export, after nfs_export_net_args.
+
+    flags     Nx bits; DEFAULTEXPORT: everyone, `address` is AF_NONE
+    prefix    leading one bits of the mask, 0 to 32 or 128
+    maproot   credential for root (Nx.MAPROOT); mapall for everyone (Nx.MAPALL); anon for AUTH_NONE and ids of -1
+    mapall root is squashed with its gid 0 and any gid 0 in the group list when MAPROOT is set (design: root_squash)
+    flavors   auth flavors that are accepted, best first; AUTH_SYS alone by default
+    order     place in the file (0 first), tells equal prefixes apart; `line` is its line, for `why`
+    struct net { unsigned flags; address addr; unsigned prefix; ucred maproot, mapall, anon; unsigned flavors<5>; unsigned line; };
+    """
+
+    flags: Nx
+    address: Address
+    prefix: int
+    maproot: Cred = Cred(65534, 65534)
+    mapall: Cred = Cred(65534, 65534)
+    anon: Cred = Cred(65534, 65534)
+    flavors: tuple[int, ...] = (1,)
+    line: int = 0
+
+
+def pack_net(p: Packer, n: Net) -> None:
+    p.pack_uint(int(n.flags))
+    pack_address(p, n.address)
+    p.pack_uint(n.prefix)
+    for cred in (n.maproot, n.mapall, n.anon):
+        pack_cred(p, cred)
+    p.pack_uint(len(n.flavors))
+    for flavor in n.flavors:
+        p.pack_uint(flavor)
+    p.pack_uint(n.line)
+
+
+def unpack_net(u: Unpacker) -> Net:
+    flags, address, prefix = Nx(u.unpack_uint()), unpack_address(u), u.unpack_uint()
+    if prefix > len(address.packed) * 8:
+        raise XdrError(f"prefix /{prefix} of {address}")
+    if (address.family == AF_NONE) != bool(flags & Nx.DEFAULTEXPORT):
+        raise XdrError("the world entry has no address, every other one has")
+    maproot, mapall, anon = unpack_cred(u), unpack_cred(u), unpack_cred(u)
+    flavors = tuple(u.unpack_uint() for _ in range(u.unpack_count(MAX_FLAVORS)))
+    return Net(flags, address, prefix, maproot, mapall, anon, flavors, u.unpack_uint())
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """One exported directory with its clients.
+
+    expid     id of mountd, 32 bits, never 0; in every handle, stable over restarts
+    fsid      8 bytes, a hash of the file system's UUID or what fsid= said; b"" lets the worker work it out
+    fspath    root of the file system (absolute, bytes); exppath below it, b"" for the root itself (macOS: nxa_fspath, nxa_exppath)
+    flags     Ex bits
+    password  secret of `password=`, part of the handle's MAC; b"" for none
+    index     WebNFS -index file
+    """
+
+    expid: int
+    fspath: bytes
+    exppath: bytes = b""
+    flags: Ex = Ex(0)
+    fsid: bytes = b""
+    password: bytes = b""
+    index: bytes = b""
+    nets: tuple[Net, ...] = field(default=())
+
+    @property
+    def path(self) -> bytes:
+        """The exported directory: fspath + "/" + exppath."""
+        return self.fspath.rstrip(b"/") + b"/" + self.exppath if self.exppath else self.fspath
+
+
+def check_path(path: bytes, *, absolute: bool) -> bytes:
+    """`path`, or XdrError when it has a NUL, a ".." component, or is (not) absolute against `absolute`."""
+    if b"\0" in path or b".." in path.split(b"/"):
+        raise XdrError(f"path {path!r}")
+    if path.startswith(b"/") != absolute and (absolute or path):
+        raise XdrError(f"path {path!r} is {'not ' if absolute else ''}absolute")
+    return path
+
+
+def pack_export(p: Packer, e: Export) -> None:
+    p.pack_uint(e.expid)
+    for data in (e.fsid, e.fspath, e.exppath):
+        p.pack_opaque(data)
+    p.pack_uint(int(e.flags))
+    p.pack_opaque(e.password)
+    p.pack_opaque(e.index)
+    p.pack_uint(len(e.nets))
+    for net in e.nets:
+        pack_net(p, net)
+
+
+def unpack_export(u: Unpacker) -> Export:
+    expid, fsid = u.unpack_uint(), u.unpack_opaque(8)
+    if not expid or len(fsid) not in (0, 8):
+        raise XdrError(f"export id {expid}, fsid of {len(fsid)} bytes")
+    fspath = check_path(u.unpack_string(MAX_PATH), absolute=True)
+    exppath = check_path(u.unpack_string(MAX_PATH), absolute=False)
+    flags, password, index = Ex(u.unpack_uint()), u.unpack_opaque(64), u.unpack_string(255)
+    nets = tuple(unpack_net(u) for _ in range(u.unpack_count(MAX_NETS)))
+    return Export(expid, fspath, exppath, flags, fsid, password, index, nets)
+
+
+@dataclass(frozen=True, slots=True)
+class ExportArgs:
+    """Body of NFSSVC_EXPORT: op is an Nxa value; for REPLACE with whole=True, `exports` is the whole new table."""
+
+    op: Nxa
+    whole: bool
+    exports: tuple[Export, ...] = ()
+    generation: int = 0      # set by the control half on the way to the workers; 0 from a caller
+
+
+def pack_export_args(a: ExportArgs) -> bytes:
+    p = Packer()
+    p.pack_uint(int(a.op))
+    p.pack_bool(a.whole)
+    p.pack_uhyper(a.generation)
+    p.pack_uint(len(a.exports))
+    for export in a.exports:
+        pack_export(p, export)
+    return bytes(p)
+
+
+def unpack_export_args(body: bytes) -> ExportArgs:
+    u = Unpacker(body)
+    op, whole, generation = Nxa(u.unpack_uint()), u.unpack_bool(), u.unpack_uhyper()
+    exports = tuple(unpack_export(u) for _ in range(u.unpack_count(MAX_EXPORTS)))
+    u.check_end()
+    return ExportArgs(op, whole, exports, generation)
+
+
+@dataclass(frozen=True, slots=True)
+class GetfhArgs:
+    """Body of GETFH: the directory `path` below the export's root, walked as `cred` after squashing for `peer`.
+
+    The reply's body is the handle: opaque fh<64>.  vers 2 asks for a handle of exactly 32 bytes.
+    errno: ENOENT, ENOTDIR, EACCES (also: no such export for this peer), ESTALE.
+    """
+
+    expid: int
+    path: bytes
+    peer: Address
+    cred: Cred
+    flavor: int = 1
+    vers: int = 3
+
+
+def pack_getfh_args(a: GetfhArgs) -> bytes:
+    p = Packer()
+    p.pack_uint(a.expid)
+    p.pack_string(a.path)
+    pack_address(p, a.peer)
+    pack_cred(p, a.cred)
+    p.pack_uint(a.flavor)
+    p.pack_uint(a.vers)
+    return bytes(p)
+
+
+def unpack_getfh_args(body: bytes) -> GetfhArgs:
+    u = Unpacker(body)
+    args = GetfhArgs(u.unpack_uint(), check_path(u.unpack_string(MAX_PATH), absolute=False), unpack_address(u),
+                     unpack_cred(u), u.unpack_uint(), u.unpack_uint())
+    u.check_end()
+    return args
+
+
+@dataclass(frozen=True, slots=True)
+class FhopenArgs:
+    """Body of FHOPEN: a handle opened as `cred` from `peer`; mode 1 read, 2 write, 3 both.  The descriptor rides on the reply."""
+
+    handle: bytes
+    peer: Address
+    cred: Cred
+    mode: int
+
+
+def pack_fhopen_args(a: FhopenArgs) -> bytes:
+    p = Packer()
+    p.pack_opaque(a.handle)
+    pack_address(p, a.peer)
+    pack_cred(p, a.cred)
+    p.pack_uint(a.mode)
+    return bytes(p)
+
+
+def unpack_fhopen_args(body: bytes) -> FhopenArgs:
+    u = Unpacker(body)
+    args = FhopenArgs(u.unpack_opaque(MAX_FH), unpack_address(u), unpack_cred(u), u.unpack_uint())
+    u.check_end()
+    if not 1 <= args.mode <= 3:
+        raise XdrError(f"mode {args.mode}")
+    return args
+
+
+@dataclass(frozen=True, slots=True)
+class NfsdArgs:
+    """struct nfsd_args of ADDSOCK: `name` is the peer of a connected stream socket, None for a datagram socket.  The socket rides along.
+
+    slot  which worker gets it; -1: the server chooses (TCP: least loaded; UDP: all).
+    """
+
+    name: Address | None = None
+    slot: int = -1
+
+
+def pack_nfsd_args(a: NfsdArgs) -> bytes:
+    p = Packer()
+    pack_address(p, a.name or Address(AF_NONE))
+    p.pack_int(a.slot)
+    return bytes(p)
+
+
+def unpack_nfsd_args(body: bytes) -> NfsdArgs:
+    u = Unpacker(body)
+    name, slot = unpack_address(u), u.unpack_int()
+    u.check_end()
+    return NfsdArgs(None if name.family == AF_NONE else name, slot)
