@@ -1,1 +1,4 @@
-"""ONC RPC version 2 (RFC 5531) over UDP, TCP and unix sockets: codec, server loop, client, portmapper client."""
+"""ONC RPC (RFC 5531): XDR, messages, the one server loop that every daemon runs, clients.  Imports nothing of ours.
+
+Nothing is imported here, so that a process pays for what it uses.
+"""
