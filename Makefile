@@ -1,0 +1,94 @@
+# make serve [DIR=/path] [PORT=n] [TO=network] [WORKERS=n]   run the server here, in the foreground; Ctrl-C ends it
+# make test [T=tests/...]                                    everything the tests need, then the tests
+# make build | lib | lint | man | install [DESTDIR= PREFIX=] | clean
+#
+# On Debian, missing packages are installed when make runs as root; otherwise it says which are missing and stops.
+
+PYTHON ?= $(shell for p in /usr/bin/python3 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+CC ?= cc
+CFLAGS ?= -O2 -g
+PREFIX ?= /usr/local
+VENV = .venv
+BUILD ?= build
+BIN = $(VENV)/bin
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+EXTENSIONS = oncrpc/_rpc.abi3.so nfsserver/_vnode.abi3.so nfssvc_shim/_nfssvc.abi3.so
+# Two cores are what most build machines have; more processes than that only make the timed tests wait for one another.
+JOBS ?= 2
+T ?= tests
+
+.PHONY: all build lib serve test lint man install install-lib uninstall clean
+all: build lib
+
+build: $(VENV)/.stamp $(EXTENSIONS)
+
+$(VENV)/.stamp: pyproject.toml setup.py tools/deps.sh
+	@PYTHON="$(PYTHON)" sh tools/deps.sh build
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check 'setuptools>=68' wheel 'cffi>=1.16'
+	@# compat: a plain path in a .pth file, which `python -I -m nfsserver` reads too, and faster than an import hook
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation \
+		--config-settings editable_mode=compat -e '.[test,screen,prometheus]'
+	@touch $@
+
+oncrpc/_rpc.abi3.so: $(wildcard oncrpc/*.c oncrpc/*.h) oncrpc/_build.py | $(VENV)/.stamp
+	$(BIN)/python oncrpc/_build.py
+	@touch $@
+nfsserver/_vnode.abi3.so: $(wildcard nfsserver/*.c nfsserver/*.h oncrpc/*.h) nfsserver/_build.py | $(VENV)/.stamp
+	$(BIN)/python nfsserver/_build.py
+	@touch $@
+nfssvc_shim/_nfssvc.abi3.so: $(wildcard nfssvc_shim/*.c nfssvc_shim/*.h) nfssvc_shim/_build.py | $(VENV)/.stamp
+	$(BIN)/python nfssvc_shim/_build.py
+	@touch $@
+
+# The same call for programs in C.  SOVERSION moves when a record or a number changes its meaning.
+LIBSOURCES = $(addprefix nfssvc_shim/,copy.c xdr.c records.c channel.c nfssvc.c)
+lib: $(BUILD)/libnfssvc.so
+$(BUILD)/libnfssvc.so: $(LIBSOURCES) nfssvc_shim/nfssvc.h nfssvc_shim/wire.h
+	@mkdir -p $(BUILD)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -std=gnu11 -Wall -Wextra -fPIC -fvisibility=hidden -shared \
+		-Wl,-soname,libnfssvc.so.0 -Wl,-z,defs $(LDFLAGS) -o $(BUILD)/libnfssvc.so.0 $(LIBSOURCES)
+	@ln -sf libnfssvc.so.0 $@
+
+serve: build
+	@exec $(BIN)/python tools/serve.py $(if $(DIR),--dir '$(DIR)') $(if $(PORT),--port '$(PORT)') \
+		$(if $(TO),--to '$(TO)') $(if $(WORKERS),--workers '$(WORKERS)')
+
+test: build lib
+	@PYTHON="$(PYTHON)" sh tools/deps.sh test
+	@$(BIN)/python -m pytest -n $(JOBS) $(PYTESTFLAGS) $(T)
+
+lint: build
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[lint]' --no-build-isolation \
+		--config-settings editable_mode=compat
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+man:
+	@for page in man/*.[1-8]; do mandoc -T lint -W warning "$$page" || exit 1; done
+
+# The parts that Python's installer has no place for; the daemons themselves come with `pip install .`.
+install: lib install-lib
+	install -d $(DESTDIR)$(PREFIX)/etc/rc.d
+	install -m 755 rc.d/portmap rc.d/mountd rc.d/nfsd rc.d/rcorder $(DESTDIR)$(PREFIX)/etc/rc.d/
+	install -m 644 rc.d/rc.subr $(DESTDIR)$(PREFIX)/etc/rc.d/
+	for page in man/*.[1-8]; do d=$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; \
+		install -d $$d && install -m 644 $$page $$d/ || exit 1; done
+
+install-lib: lib
+	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
+	install -m 755 $(BUILD)/libnfssvc.so.0 $(DESTDIR)$(PREFIX)/lib/
+	ln -sf libnfssvc.so.0 $(DESTDIR)$(PREFIX)/lib/libnfssvc.so
+	install -m 644 nfssvc_shim/nfssvc.h $(DESTDIR)$(PREFIX)/include/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' nfssvc_shim/libnfssvc.pc.in \
+		> $(DESTDIR)$(PREFIX)/lib/pkgconfig/libnfssvc.pc
+
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/lib/libnfssvc.so $(DESTDIR)$(PREFIX)/lib/libnfssvc.so.0 \
+		$(DESTDIR)$(PREFIX)/lib/pkgconfig/libnfssvc.pc $(DESTDIR)$(PREFIX)/include/nfssvc.h
+	for f in portmap mountd nfsd rc.subr rcorder; do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$f; done
+	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page#man/}; done
+
+clean:
+	rm -rf build dist $(VENV) *.egg-info $(EXTENSIONS)
