@@ -107,7 +107,8 @@ class Net:
     mapall root is squashed with its gid 0 and any gid 0 in the group list when MAPROOT is set (design: root_squash)
     flavors   auth flavors that are accepted, best first; AUTH_SYS alone by default
     order     place in the file (0 first), tells equal prefixes apart; `line` is its line, for `why`
-    struct net { unsigned flags; address addr; unsigned prefix; ucred maproot, mapall, anon; unsigned flavors<5>; unsigned line; };
+    struct net { unsigned flags; address addr; unsigned prefix; ucred maproot, mapall, anon; unsigned flavors<5>;
+                 unsigned line; };
     """
 
     flags: Nx
@@ -143,13 +144,16 @@ def unpack_net(u: Unpacker) -> Net:
     return Net(flags, address, prefix, maproot, mapall, anon, flavors, u.unpack_uint())
 
 
+NO_FLAGS = Ex(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Export:
     """One exported directory with its clients.
 
     expid     id of mountd, 32 bits, never 0; in every handle, stable over restarts
     fsid      8 bytes, a hash of the file system's UUID or what fsid= said; b"" lets the worker work it out
-    fspath    root of the file system (absolute, bytes); exppath below it, b"" for the root itself (macOS: nxa_fspath, nxa_exppath)
+    fspath    root of the file system (absolute, bytes); exppath below it, b"" for the root itself (nxa_fspath, nxa_exppath)
     flags     Ex bits
     password  secret of `password=`, part of the handle's MAC; b"" for none
     index     WebNFS -index file
@@ -158,7 +162,7 @@ class Export:
     expid: int
     fspath: bytes
     exppath: bytes = b""
-    flags: Ex = Ex(0)
+    flags: Ex = NO_FLAGS
     fsid: bytes = b""
     password: bytes = b""
     index: bytes = b""
@@ -296,7 +300,9 @@ def unpack_fhopen_args(body: bytes) -> FhopenArgs:
 
 @dataclass(frozen=True, slots=True)
 class NfsdArgs:
-    """struct nfsd_args of ADDSOCK: `name` is the peer of a connected stream socket, None for a datagram socket.  The socket rides along.
+    """struct nfsd_args of ADDSOCK: `name` is the peer of a connected stream socket, None for a datagram socket.
+
+    The socket rides along.
 
     slot  which worker gets it; -1: the server chooses (TCP: least loaded; UDP: all).
     """

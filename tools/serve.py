@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -124,18 +124,14 @@ class Daemons:
         command = [sys.executable, "-m", *argv, "--ready-fd", str(writing)]
         # Their own session: Ctrl-C reaches us alone, and we stop them in order.
         child = subprocess.Popen(command, pass_fds=[writing], start_new_session=True,
-                                 preexec_fn=lambda: prctl.set_pdeathsig(signal.SIGTERM))
+                                 preexec_fn=lambda: prctl.set_pdeathsig(signal.SIGTERM))  # noqa: PLW1509 no threads here
         os.close(writing)
         self.running.append((name, child))
         return reading
 
     def wait_ready(self, name: str, fd: int) -> None:
         """SystemExit when the daemon ended or said nothing in time."""
-        said: list[bytes] = []
-        thread = threading.Thread(target=lambda: said.append(os.read(fd, 256)), daemon=True)
-        thread.start()
-        thread.join(READY_S)
-        if not said or not said[0]:
+        if not select.select([fd], [], [], READY_S)[0] or not os.read(fd, 256):
             raise SystemExit(f"make serve: {name} did not start")
         os.close(fd)
 
@@ -172,8 +168,8 @@ def start_all(plan: Plan, daemons: Daemons) -> bool:
     exports = plan.statedir / "exports"
     exports.write_text(exports_text(plan))
     listen = ["-p", "0", *binds] if mapped else ["--relay-only"]
-    mountd = daemons.start("mountd", "mountd", "-d", *listen, *quiet, "--socket", str(plan.socket), "--statedir", str(plan.statedir),
-                           str(exports))
+    mountd = daemons.start("mountd", "mountd", "-d", *listen, *quiet, "--socket", str(plan.socket), "--statedir",
+                           str(plan.statedir), str(exports))
     daemons.wait_ready("nfsd", nfsd)
     daemons.wait_ready("mountd", mountd)
     return mapped

@@ -92,7 +92,8 @@ def test_44bsd_personality_answers_as_a_kernel_without_a_client(tree: Path, tmp_
     server.answers[Nfssvc.ADDSOCK] = (errno.EEXIST, b"", None)
     assert run_client(tree, tmp_path, "NFSSVC_PERSONALITY_44BSD") == {
         "biod": failed(errno.ENOSYS), "mntd": failed(errno.ENOSYS), "gotauth": failed(errno.ENOSYS),
-        "authin-alone": failed(errno.EINVAL), "unknown": failed(errno.EINVAL), "nfsd-null": failed(errno.EFAULT), "nfsd-hole": failed(errno.EFAULT),
+        "authin-alone": failed(errno.EINVAL), "unknown": failed(errno.EINVAL), "nfsd-null": failed(errno.EFAULT),
+        "nfsd-hole": failed(errno.EFAULT),
         "nfsd": "0 0", "authin": "0 0", "addsock": failed(errno.EPERM),
     }
 
