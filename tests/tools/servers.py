@@ -1,6 +1,6 @@
 """A running server set for tests: started on free loopback ports in a temporary directory, checked for leaks at its end.
 
-The command is `unfsd` of this tree; NFS3_TEST_SERVER names another one, with the places {exports} {port} {pidfile}, so that the
+The command is `unfsd` of this tree; NFS3_TEST_SERVER names another one, with the places {exports} {port} {mount_port} {pidfile}, so that the
 tests themselves can be tried against foreign servers.
 """
 from __future__ import annotations
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 from .nfs3 import Mount, Nfs3, connect
@@ -78,6 +79,7 @@ class ServerSet:
         self.pidfile, self.log_file = directory / "unfsd.pid", directory / "log"
         self.socket = directory / "nfssvc.sock"
         self.port = free_port()
+        self.mount_port = free_port() if "{mount_port}" in FOREIGN else self.port
         self.workers, self.options, self.extra_env = workers, options, env or {}
         self.exports_file.write_text(exports)
         self.process: subprocess.Popen[bytes] | None = None
@@ -92,7 +94,8 @@ class ServerSet:
         return self.process.pid
 
     def command(self) -> list[str]:
-        places = {"exports": str(self.exports_file), "port": str(self.port), "pidfile": str(self.pidfile)}
+        places = {"exports": str(self.exports_file), "port": str(self.port), "mount_port": str(self.mount_port),
+                  "pidfile": str(self.pidfile)}
         if FOREIGN:
             return shlex.split(FOREIGN.format(**places))
         return [sys.executable, "-m", "nfsd_master.unfsd", "-d", "-p", "-l", "127.0.0.1", "-n", places["port"], "-m", places["port"],
@@ -122,16 +125,12 @@ class ServerSet:
         if self.process.poll() is not None:
             raise RuntimeError(f"the server ended with status {self.process.returncode}:\n{self.log()}")
         try:
-            transport = Tcp(self.address, timeout_s=2.0)
-        except OSError:
-            return False
-        try:
-            Nfs3(transport).null()
-            return bool(Mount(transport).export())
+            with closing(Tcp(self.address, timeout_s=2.0)) as transport:
+                Nfs3(transport).null()
+            with closing(Tcp(("127.0.0.1", self.mount_port), timeout_s=2.0)) as transport:
+                return bool(Mount(transport).export())
         except (OSError, EOFError):
             return False
-        finally:
-            transport.close()
 
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
@@ -140,7 +139,7 @@ class ServerSet:
         return Nfs3(connect(self.address, proto=proto, source=source, source_port=source_port), cred)
 
     def mount(self, *, proto: str = "tcp", source: str = "", source_port: int = 0, vers: int = 3, cred: Auth = ROOT) -> Mount:
-        return Mount(connect(self.address, proto=proto, source=source, source_port=source_port), cred, vers=vers)
+        return Mount(connect(("127.0.0.1", self.mount_port), proto=proto, source=source, source_port=source_port), cred, vers=vers)
 
     def root(self, path: Path, *, source: str = "") -> bytes:
         """The handle that MNT gives for `path`."""
