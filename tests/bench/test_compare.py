@@ -1,0 +1,81 @@
+"""bench/compare and bench/nfsload.py work; nothing here judges a time."""
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip("numpy")
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
+
+def _compare(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(BENCH / "compare"), *args], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def nfsload() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("nfsload", BENCH / "nfsload.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["nfsload"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler for floor.c")
+def test_compare_measures_the_floor_and_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    base = tmp_path / "base"
+    base.mkdir()
+    done = _compare("--side", "floor", "--work", "getattr", "--work", "read128", "--rounds", "1", "--seconds", "0.1",
+                    "--dir", str(base), "--json", str(out))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(out.read_text())["rows"]["getattr"]["floor"]
+    assert rows[0]["ops_s"] > 0
+    assert rows[0]["errors"] == {}
+    assert os.listdir(base) == []
+
+
+def test_compare_says_which_side_is_absent(tmp_path: Path) -> None:
+    done = _compare("--side", "unfs3", "--unfs3", str(tmp_path / "none"), "--work", "null", "--rounds", "1", "--seconds", "0.1")
+    assert "note: unfs3 left out" in done.stderr
+
+
+def test_compare_refuses_an_unknown_row() -> None:
+    done = _compare("--work", "nonsense")
+    assert done.returncode != 0
+    assert "no row 'nonsense'" in done.stderr
+
+
+def test_compare_goal_bounds() -> None:
+    done = _compare("--list")
+    assert "ops/floor >=0.5" in done.stdout
+
+
+def test_calls_in_one_window_never_share_a_name(nfsload: ModuleType) -> None:
+    """Threaded servers may take a REMOVE before the CREATE that was sent just before it."""
+    ws = nfsload.WorkingSet(b"d", b"b", b"m", b"o", b"w", b"s", 1 << 20, 1 << 20)
+    calls, _ = nfsload.batch_for("create", ws, nfsload.batch_size("create", 32), 0)
+    names = [args.split(b"\0\0\0\x0c", 1)[1][:12] for _, args in calls]
+    for i in range(len(names)):
+        window = [names[(i + k) % len(names)] for k in range(32)]
+        assert len(set(window)) == len(window)
+
+
+@pytest.mark.parametrize("name", ["null", "getattr", "lookup", "access", "commit", "fsstat", "read4", "write128", "write4sync",
+                                  "readdir", "readdir4", "readdirplus", "readdirplus3", "create", "mix"])
+def test_every_workload_encodes(nfsload: ModuleType, name: str) -> None:
+    ws = nfsload.WorkingSet(b"d", b"b", b"m", b"o", b"w", b"s", 1 << 20, 1 << 20)
+    opts = nfsload.options(["--export", "/", "--uids", "3", name])
+    raws, _ = nfsload.encoded(opts, name, ws, 0, 32)
+    assert len(raws) >= 32
+    assert all(int.from_bytes(r[:4], "big") == 0x80000000 | len(r) - 4 for r in raws)
