@@ -76,8 +76,11 @@ class Channel:
 
     def recv(self) -> tuple[Message, list[int]]:
         """The next message and its descriptors.  Raises EOFError (peer closed), ProtocolError, BlockingIOError."""
-        data, ancillary, flags, _ = self.sock.recvmsg(HEADER.size + MAX_INLINE, socket.CMSG_SPACE(MAX_FDS * 4),
-                                                      socket.MSG_CMSG_CLOEXEC)
+        try:
+            data, ancillary, flags, _ = self.sock.recvmsg(HEADER.size + MAX_INLINE, socket.CMSG_SPACE(MAX_FDS * 4),
+                                                          socket.MSG_CMSG_CLOEXEC)
+        except ConnectionResetError as exc:  # the peer ended with messages of ours unread
+            raise EOFError("the peer closed the channel") from exc
         fds = _descriptors(ancillary)
         try:
             return _decode(data, flags, fds), fds

@@ -1,0 +1,271 @@
+"""nfsd(8): reads the command line, opens everything, detaches, and becomes the master.
+
+Exit status: 0 stopped by a signal; 1 cannot start; 2 another nfsd runs here, or a port is taken; 64 usage (sysexits.h).
+Started by the administrator, rc.d/nfsd, systemd, or unfsd(8).
+"""
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import prctl
+
+from nfssvc_shim.state import N_SLOTS, S_PID, State, open_state
+
+from . import log
+from .calls import VERSION
+from .children import python
+from .detach import Detached, detach
+from .master import Config, Master
+from .options import USAGE, Options, UsageError, parse
+from .paths import Paths, StartError, make_private, paths_of
+from .pidfile import PidFile, running_pid
+from .register import reserved_socket
+from .sockets import Sockets, open_sockets
+
+EX_USAGE = 64
+KEY_S = 20.0             # to make or find the key: an entropy-starved first boot included
+ORPHANS_S = 3.0          # workers of a master that was killed finish the request in hand within 2 s
+CALL_BACKLOG = 128
+CONTROL_USERS = ("_nfsd", "daemon")
+
+WorkerCommand = Callable[[int], list[str]]
+
+
+def main(argv: Sequence[str] | None = None, *, worker: WorkerCommand | None = None) -> int:
+    """worker: the command of a slot's worker, for tests that bring their own."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(parse(words), worker)
+    except UsageError as exc:
+        print(f"nfsd: {exc}\n{USAGE}", file=sys.stderr)
+        return EX_USAGE
+    except StartError as exc:
+        print(f"nfsd: {exc}", file=sys.stderr)
+        return exc.status
+
+
+def _run(options: Options, worker: WorkerCommand | None) -> int:
+    if options.action == "help":
+        print(USAGE)
+        return 0
+    if options.action == "version":
+        print(f"nfsd {VERSION}")
+        return 0
+    if options.action == "register":
+        return _signal_running(paths_of(options), signal.SIGHUP)
+    if options.action == "unregister":
+        raise UsageError("-d: a running nfsd unregisters when it stops")
+    return serve(options, worker)
+
+
+def _signal_running(paths: Paths, number: int) -> int:
+    pid = running_pid(paths.pidfile)
+    if not pid:
+        raise StartError(f"not running: nobody holds {paths.pidfile}")
+    os.kill(pid, number)
+    return 0
+
+
+def serve(options: Options, worker: WorkerCommand | None = None) -> int:
+    """Starts and runs until stopped; returns the exit status.  Raises StartError with nothing left behind."""
+    detached = None if options.foreground else detach()
+    log.setup(options.log or "stderr", options.log_verbose, ident="nfsd: master")
+    paths = paths_of(options)
+    make_private(paths.statedir, mode=0o755 if os.geteuid() == 0 else 0o700)
+    pidfile = PidFile(paths.pidfile)
+    try:
+        make_key(paths.key, worker)
+        with ExitStack() as undo:
+            opened = _open_all(options, paths, undo)
+            config = _config(options, paths, opened, worker)
+            config.on_ready = lambda: _ready(options, opened.sockets.port, detached)
+            prctl.set_proctitle("nfsd: master")
+            prctl.set_name("nfsd: master")
+            return Master(config).run()
+    finally:
+        pidfile.remove()
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """Everything that is open before the first child starts."""
+
+    sockets: Sockets
+    state_fd: int
+    call_socket: socket.socket
+    exports_fd: int
+    pmap: socket.socket
+
+
+def _open_all(options: Options, paths: Paths, undo: ExitStack) -> _Opened:
+    """`undo` closes and removes it again.  Raises StartError."""
+    state_fd = _open_state(paths.state)
+    undo.callback(os.close, state_fd)
+    end_orphans(state_fd)
+    sockets = open_sockets(options)
+    undo.callback(sockets.close)
+    call_socket = undo.enter_context(open_call_socket(paths.socket))
+    undo.callback(paths.socket.unlink, missing_ok=True)
+    exports_fd = _open_exports(paths.exports)
+    undo.callback(os.close, exports_fd)
+    return _Opened(sockets, state_fd, call_socket, exports_fd, undo.enter_context(reserved_socket(options.portmap_port)))
+
+
+def _config(options: Options, paths: Paths, opened: _Opened, worker: WorkerCommand | None) -> Config:
+    user = options.user or control_user()
+    return Config(
+        sockets=opened.sockets, state_fd=opened.state_fd, call_socket=opened.call_socket,
+        control_fds=[opened.exports_fd, opened.pmap.fileno()], n_workers=options.n_workers,
+        control_argv=lambda n: control_command(options, paths, user=user, port=opened.sockets.port, n_workers=n),
+        worker_argv=worker or (lambda n: worker_command(options, paths, n)))
+
+
+def _ready(options: Options, port: int, detached: Detached | None) -> None:
+    log.setup(options.log_where, options.log_verbose, ident="nfsd: master")
+    log.notice("serving on port %d, %d workers", port, options.n_workers)
+    if options.ready_fd >= 0:
+        os.write(options.ready_fd, f"READY {port}\n".encode())
+        os.close(options.ready_fd)
+    if detached is not None:
+        detached.ready()
+
+
+# ---- commands of the children
+
+def control_command(options: Options, paths: Paths, *, user: str, port: int, n_workers: int) -> list[str]:
+    words = ["--workers", str(n_workers), "--port", str(port), "--server-uid", str(os.geteuid()),
+             "--master-pid", str(os.getpid()), "--families", options.families, "--log", options.log_where,
+             "--verbose", str(options.log_verbose), "--statedir", str(paths.statedir), "--user", user]
+    words += [f"--{name}" for name in ("tcp", "udp", "register") if getattr(options, name)]
+    return python("nfsd_master.control", *words)
+
+
+def control_user() -> str:
+    """The user of the control half when we are root."""
+    for name in CONTROL_USERS:
+        try:
+            return pwd.getpwnam(name).pw_name
+        except KeyError:
+            continue
+    raise StartError(f"no user {' or '.join(CONTROL_USERS)} for the control half; name one with --user")
+
+
+def worker_command(options: Options, paths: Paths, slot: int) -> list[str]:
+    words = ["--slot", str(slot), "--channel-fd", "3", "--state-fd", "4", "--key", str(paths.key), "--log", options.log_where]
+    return python("nfsserver", *words, *["-v"] * options.verbose)
+
+
+# ---- what is opened before anything starts
+
+def make_key(key: Path, worker: WorkerCommand | None) -> None:
+    """The secret of the file handles, made once; the master itself never sees it."""
+    if worker is not None:
+        return
+    try:
+        key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        done = subprocess.run(python("nfsserver", "--make-key", str(key)), stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=KEY_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise StartError(f"key {key}: {exc}") from exc
+    if done.returncode:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
+        raise StartError(f"key {key}: {lines[-1]}")
+
+
+def _open_state(path: Path) -> int:
+    try:
+        return open_state(path)
+    except OSError as exc:
+        raise StartError(f"state file {path}: {exc.strerror or exc}") from exc
+
+
+def _open_exports(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as exc:
+        raise StartError(f"{path}: {exc.strerror}") from exc
+
+
+def end_orphans(state_fd: int) -> None:
+    """Waits for workers whose master was killed: they hold the ports for the request in hand.  What hangs is killed.
+
+    We hold the pid file, so no living master owns them.  Only processes that are our workers by their command are touched.
+    """
+    state = State(state_fd)
+    try:
+        fds = [fd for fd in (_worker_pidfd(int(state.slot(n)[S_PID])) for n in range(N_SLOTS)) if fd >= 0]
+    finally:
+        state.close()
+    for fd in fds:
+        if not select.select([fd], [], [], ORPHANS_S)[0]:
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            select.select([fd], [], [], ORPHANS_S)
+        os.close(fd)
+
+
+def _worker_pidfd(pid: int) -> int:
+    """A pidfd of `pid` when it is one of our workers; -1."""
+    if pid <= 1 or pid > 1 << 22:
+        return -1
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return -1
+    command = _command(pid)
+    if b"nfsd: worker" in command or b"\0nfsserver\0" in command:
+        return fd
+    os.close(fd)
+    return -1
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def open_call_socket(path: Path) -> socket.socket:
+    """The call socket, for every local user to connect; a dead predecessor's is replaced, a living one's is not."""
+    _remove_dead(path)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sock.bind(str(path))
+        path.chmod(0o666)
+        sock.listen(CALL_BACKLOG)
+    except OSError as exc:
+        sock.close()
+        raise StartError(f"call socket {path}: {exc.strerror or exc}") from exc
+    return sock
+
+
+def _remove_dead(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            if exc.errno == errno.ECONNREFUSED:
+                path.unlink(missing_ok=True)
+                return
+            if exc.errno != errno.EAGAIN:  # EAGAIN: its backlog is full, so it lives
+                raise StartError(f"call socket {path}: {exc.strerror or exc}") from exc
+    raise StartError(f"another nfsd answers on {path}", 2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The options of nfsd(8), read as BSD's and macOS' nfsd read them.
+
+`nfsd [-46Fdrtuv] [-h bindip]... [-n num] [-p port] [-P pidfile] [num]`, long options beside them.  A bare number at the end is
+the count, as in 4.4BSD (`nfsd -tun 4`).  -t and -u: either alone switches the other off; none or both: both (macOS, NetBSD).
+"""
+from __future__ import annotations
+
+import getopt
+import ipaddress
+from dataclasses import dataclass, replace
+
+from nfssvc_shim.state import N_SLOTS
+
+NFS_PORT = 2049
+DEFAULT_WORKERS = 4      # 4.4BSD, OpenBSD, NetBSD
+MAX_BINDS = 32           # -h options: each costs a listener and a UDP socket for every worker
+MAX_VERBOSE = 3          # debug, as macOS counts
+
+USAGE = ("usage: nfsd [-46Fdrtuv] [-h bindip]... [-n num] [-p port] [-P pidfile] [--statedir dir] [--socket path] "
+         "[--key file] [--user name] [--ready-fd n] [--log syslog|stderr] [--no-portmap] [num]")
+
+_SHORT = "46Fadertuvh:n:p:P:"
+_LONG = ["statedir=", "socket=", "key=", "ready-fd=", "user=", "log=", "no-portmap", "foreground", "debug", "help", "version",
+         "portmap-port="]
+
+
+class UsageError(Exception):
+    """The command line cannot be understood; its text is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What nfsd was asked to do.  None: the default place, worked out in paths.py."""
+
+    n_workers: int = DEFAULT_WORKERS
+    binds: tuple[str, ...] = ()      # numeric addresses; empty: the wildcard of each family
+    port: int = NFS_PORT             # 0: the kernel chooses
+    tcp: bool = True
+    udp: bool = True
+    families: str = "46"
+    foreground: bool = False
+    register: bool = True            # with the portmapper
+    action: str = "serve"            # or: register (-r), unregister (-d), help, version
+    verbose: int = 0
+    log: str = ""                    # syslog or stderr; empty: stderr in the foreground, else syslog
+    pidfile: str | None = None
+    statedir: str | None = None
+    socket: str | None = None
+    key: str | None = None
+    user: str | None = None
+    ready_fd: int = -1
+    portmap_port: int = 111
+
+    @property
+    def log_where(self) -> str:
+        return self.log or ("stderr" if self.foreground else "syslog")
+
+    @property
+    def log_verbose(self) -> int:
+        """Somebody who watches in the foreground wants to see that it started."""
+        return min(self.verbose + self.foreground, MAX_VERBOSE)
+
+
+def parse(argv: list[str]) -> Options:
+    """Options of the words after the program's name.  Raises UsageError."""
+    try:
+        pairs, rest = getopt.gnu_getopt(argv, _SHORT, _LONG)
+    except getopt.GetoptError as exc:
+        raise UsageError(str(exc)) from exc
+    options, only = Options(), set[str]()
+    for name, value in pairs:
+        if name in ("-t", "-u", "-4", "-6"):
+            only.add(name[1])
+        else:
+            options = _set(options, name, value)
+    if len(rest) > 1:
+        raise UsageError(f"one count at the most, not {' '.join(rest)!r}")
+    if rest:
+        options = replace(options, n_workers=number(rest[0], "count", 1, N_SLOTS))
+    return _with_only(options, only)
+
+
+def _with_only(options: Options, only: set[str]) -> Options:
+    transports, families = only & {"t", "u"} or {"t", "u"}, only & {"4", "6"} or {"4", "6"}
+    return replace(options, tcp="t" in transports, udp="u" in transports, families="".join(sorted(families)))
+
+
+_PLAIN = {"--statedir": "statedir", "--socket": "socket", "--key": "key", "--user": "user", "-P": "pidfile"}
+_SWITCH: dict[str, dict[str, object]] = {
+    "-F": {"foreground": True}, "--foreground": {"foreground": True}, "--debug": {"foreground": True, "verbose": MAX_VERBOSE},
+    "-r": {"action": "register"}, "-d": {"action": "unregister"}, "--help": {"action": "help"},
+    "--version": {"action": "version"}, "--no-portmap": {"register": False}, "-a": {}, "-e": {},
+}
+_NUMBER = {"-n": ("n_workers", "count", 1, N_SLOTS), "-p": ("port", "port", 0, 65535),
+           "--ready-fd": ("ready_fd", "descriptor", 0, 1 << 20), "--portmap-port": ("portmap_port", "port", 1, 65535)}
+
+
+def _set(options: Options, name: str, value: str) -> Options:
+    """`options` with one more option in force."""
+    changes: dict[str, object]
+    if name in _PLAIN:
+        if not value or "\0" in value:
+            raise UsageError(f"option {name} needs a value")
+        changes = {_PLAIN[name]: value}
+    elif name in _NUMBER:
+        field, what, low, high = _NUMBER[name]
+        changes = {field: number(value, what, low, high)}
+    elif name == "-h":
+        changes = {"binds": (*options.binds, address(value))}
+    elif name == "-v":
+        changes = {"verbose": min(options.verbose + 1, MAX_VERBOSE)}
+    elif name == "--log":
+        changes = {"log": _one_of(value, ("syslog", "stderr"))}
+    else:
+        changes = _SWITCH[name]
+    changed: Options = replace(options, **changes)  # type: ignore[arg-type]
+    if len(changed.binds) > MAX_BINDS:
+        raise UsageError(f"more than {MAX_BINDS} -h options")
+    return changed
+
+
+def _one_of(value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise UsageError(f"{value!r} is not one of {', '.join(allowed)}")
+    return value
+
+
+def number(text: str, what: str, low: int, high: int) -> int:
+    """A decimal number from `low` to `high`.  Raises UsageError."""
+    if not text.isascii() or not text.isdigit() or not low <= int(text[:10]) <= high or len(text) > 9:
+        raise UsageError(f"{what} {text!r} is not a number from {low} to {high}")
+    return int(text)
+
+
+def address(text: str) -> str:
+    """A numeric IPv4 or IPv6 address; names are not looked up: what a name means may change, what was bound does not."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as exc:
+        raise UsageError(f"bind address {text!r} is not an IPv4 or IPv6 address") from exc

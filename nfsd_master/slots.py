@@ -1,0 +1,189 @@
+"""The control half's view of the workers: requests with deadlines, hand-over of connections, who is least loaded.
+
+Theory of operation.  A slot is known from the SLOT message to the end of its channel.  Requests are answered in any order with
+their serial; a request ends exactly once: with its reply, or with None when the worker died or the deadline passed.  Serials
+start at a random number: after a control half died, a late answer to it is not taken for one to us.  A slot is `alive` from its
+first message on.  What does not fit into the channel waits in a short queue; a worker whose queue is full or that does not
+answer for DEAD_S is reported to the master.
+"""
+from __future__ import annotations
+
+import os
+import random
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from nfssvc_shim.channel import Channel, Message, ProtocolError
+from nfssvc_shim.flags import Nfssvc
+from nfssvc_shim.state import S_CONNECTIONS, S_HEARTBEAT, S_PID, State
+
+from . import log
+from .loop import Loop
+
+REQUEST_S = 10.0         # a worker that answers nothing for so long hangs (attack table: no heartbeat in 10 s)
+PING_S = 3.0             # an idle worker is asked so often whether it is there
+MAX_QUEUE = 1024         # messages that wait for a slow worker: more than the connections of one burst
+
+Answer = Callable[[Message | None, list[int]], None]
+
+
+@dataclass(slots=True)
+class _Request:
+    flag: int
+    deadline: float
+    answer: Answer
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    number: int
+    incarnation: int
+    pid: int
+    channel: Channel
+    udp: list[int]
+    alive: bool = False
+    draining: bool = False
+    handing: int = 0                     # connections handed over and not yet acknowledged
+    serial: int = field(default_factory=lambda: random.getrandbits(31))
+    requests: dict[int, _Request] = field(default_factory=dict)
+    queue: deque[tuple[Message, list[int]]] = field(default_factory=deque)
+    heard: float = field(default_factory=time.monotonic)
+
+
+class Slots:
+    """All workers.  on_gone(slot) is called when a worker's channel has ended, on_alive(slot) at its first message."""
+
+    def __init__(self, loop: Loop, state: State, *, on_gone: Callable[[Slot], None], on_alive: Callable[[Slot], None],
+                 on_hung: Callable[[Slot], None]) -> None:
+        self._loop, self._state = loop, state
+        self._on_gone, self._on_alive, self._on_hung = on_gone, on_alive, on_hung
+        self.slots: dict[int, Slot] = {}
+        loop.call_later(PING_S, self._ping)
+
+    # ---- coming and going
+
+    def add(self, slot: Slot) -> None:
+        """A worker was started; its predecessor in the slot, if we still have it, is gone."""
+        old = self.slots.get(slot.number)
+        if old is not None:
+            self._gone(old)
+        slot.channel.sock.setblocking(False)
+        self.slots[slot.number] = slot
+        self._loop.watch(slot.channel.fileno(), lambda: self._read(slot))
+
+    def _gone(self, slot: Slot) -> None:
+        if self.slots.get(slot.number) is not slot:
+            return
+        del self.slots[slot.number]
+        self._loop.forget(slot.channel.fileno())
+        slot.channel.close()
+        for fd in [*slot.udp, *(fd for _, fds in slot.queue for fd in fds)]:
+            os.close(fd)
+        for request in list(slot.requests.values()):
+            request.answer(None, [])
+        self._on_gone(slot)
+
+    # ---- choosing
+
+    def load(self, slot: Slot) -> int:
+        """Open connections: what the worker counts, and what was handed over and is not counted yet."""
+        row = self._state.slot(slot.number)
+        return (row[S_CONNECTIONS] if row[S_PID] == slot.pid else 0) + slot.handing
+
+    def least_loaded(self) -> Slot | None:
+        ready = [s for s in self.slots.values() if s.alive and not s.draining and len(s.queue) < MAX_QUEUE]
+        return min(ready, key=lambda s: (self.load(s), s.number), default=None)
+
+    # ---- talking
+
+    def request(self, slot: Slot, flag: int, body: bytes, fds: list[int], answer: Answer) -> None:
+        """Sends; `fds` become ours and are closed.  `answer` is called once, later or, when the worker is gone, at once."""
+        if self.slots.get(slot.number) is not slot:
+            for fd in fds:
+                os.close(fd)
+            answer(None, [])
+            return
+        slot.serial = slot.serial % 0xFFFFFFFF + 1
+        slot.requests[slot.serial] = _Request(flag, time.monotonic() + REQUEST_S, answer)
+        slot.queue.append((Message(flag, slot.serial, body), fds))
+        self._flush(slot)
+
+    def _flush(self, slot: Slot) -> None:
+        while slot.queue:
+            msg, fds = slot.queue[0]
+            try:
+                slot.channel.send(msg, fds)
+            except BlockingIOError:
+                break
+            except OSError as exc:
+                log.logger.info("worker %d: %s", slot.number, exc.strerror)
+                self._gone(slot)
+                return
+            slot.queue.popleft()
+            for fd in fds:
+                os.close(fd)
+        self._loop.watch(slot.channel.fileno(), lambda: self._read(slot), (lambda: self._flush(slot)) if slot.queue else None)
+
+    def _read(self, slot: Slot) -> None:
+        try:
+            msg, fds = slot.channel.recv()
+        except BlockingIOError:
+            return
+        except (EOFError, OSError):
+            self._gone(slot)
+            return
+        except ProtocolError as exc:
+            log.logger.error("worker %d breaks the protocol: %s", slot.number, exc)
+            self._on_hung(slot)
+            self._gone(slot)
+            return
+        slot.heard = time.monotonic()
+        if not slot.alive:
+            slot.alive = True
+            self._on_alive(slot)
+        self._answered(slot, msg, fds)
+
+    def _answered(self, slot: Slot, msg: Message, fds: list[int]) -> None:
+        request = slot.requests.get(msg.serial)
+        if request is None or request.flag != msg.flag:  # READY, or an answer to a control half before us
+            for fd in fds:
+                os.close(fd)
+            return
+        del slot.requests[msg.serial]
+        request.answer(msg, fds)
+
+    def hand_over(self, slot: Slot, sock: socket.socket, body: bytes) -> None:
+        """A connected socket to `slot`; ours is closed once it is sent."""
+        slot.handing += 1
+
+        def done(msg: Message | None, fds: list[int]) -> None:
+            slot.handing -= 1
+            for fd in fds:
+                os.close(fd)
+            if msg is not None and msg.errno:
+                log.logger.warning("worker %d refused a connection: %s", slot.number, os.strerror(msg.errno))
+
+        self.request(slot, Nfssvc.ADDSOCK, body, [sock.detach()], done)
+
+    # ---- watching
+
+    def _ping(self) -> None:
+        """Deadlines, and a harmless question (a log level changed by 0) to workers that were silent."""
+        now = time.monotonic()
+        for slot in list(self.slots.values()):
+            self._expire(slot, now)
+            beat = self._state.slot(slot.number)[S_HEARTBEAT] / 1e9
+            if slot.alive and now - max(slot.heard, beat) > PING_S and not slot.requests:
+                self.request(slot, Nfssvc.VERBOSE, b"\0\0\0\0", [], lambda msg, fds: None)
+        self._loop.call_later(PING_S / 3, self._ping)
+
+    def _expire(self, slot: Slot, now: float) -> None:
+        late = [serial for serial, request in slot.requests.items() if request.deadline <= now]
+        for serial in late:
+            slot.requests.pop(serial).answer(None, [])
+        if late and now - slot.heard >= REQUEST_S and not slot.draining:
+            slot.alive = False  # no new connections until it says something
+            self._on_hung(slot)
