@@ -1,0 +1,207 @@
+"""rpcinfo(8): asks a port mapper what is registered, and programs whether they answer.
+
+    rpcinfo [-p | -s] [host]            list (default: rpcbind's; -p: PMAP version 2; -s: short)
+    rpcinfo -t|-u host program [version]    NULL over TCP, UDP
+    rpcinfo -l host program version     all transports of one version
+    rpcinfo -d program version          remove a registration of this machine
+"""
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+
+from oncrpc.client import Client, RpcTimeout
+from oncrpc.message import AUTH_NONE, AcceptStat, Auth, RpcError
+from oncrpc.pmap import PMAP_PORT, PMAP_PROG, RPCB_VERS4, Mapping, Pmap, Rpcb, Rpcbind, pack_rpcb, rpcbind_socket, unregister
+from oncrpc.xdr import Unpacker, XdrError
+
+from .service import MAX_NETBUF
+
+GETADDRLIST = 11
+MAX_VERSION = 0xFFFFFFFF    # a version that no program has: its answer names the range
+MAX_VERSIONS = 64           # of a range that is asked one by one
+NAMES = {100000: "portmapper", 100003: "nfs", 100005: "mountd", 100011: "rquotad", 100021: "nlockmgr", 100024: "status",
+         100227: "nfs_acl"}
+
+
+def program_names() -> dict[int, str]:
+    """/etc/rpc, over our own short list."""
+    names = dict(NAMES)
+    try:
+        with open("/etc/rpc", encoding="utf-8", errors="replace") as f:
+            for line in f:
+                words = line.partition("#")[0].split()
+                if len(words) >= 2 and words[1].isdigit():
+                    names[int(words[1])] = words[0]
+    except OSError:
+        pass
+    return names
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="rpcinfo", description="report RPC information")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("-p", dest="how", action="store_const", const="pmap", help="list, by PMAP version 2")
+    how.add_argument("-s", dest="how", action="store_const", const="short", help="list, one line a program")
+    how.add_argument("-t", dest="how", action="store_const", const="tcp", help="call NULL over TCP")
+    how.add_argument("-u", dest="how", action="store_const", const="udp", help="call NULL over UDP")
+    how.add_argument("-l", dest="how", action="store_const", const="list", help="list the transports of one version")
+    how.add_argument("-d", dest="how", action="store_const", const="delete", help="remove a registration")
+    parser.add_argument("-n", dest="port", type=int, default=0, help="with -t and -u: the program's port, port mapper unasked")
+    parser.add_argument("--mapper-port", type=int, default=PMAP_PORT, help="where the port mapper is, when not at 111")
+    parser.add_argument("words", nargs="*", metavar="host | program | version")
+    options = parser.parse_args(argv)
+    try:
+        return COMMANDS[options.how](options, parser)
+    except RpcTimeout:
+        return _fail("RPC: Timed out")
+    except RpcError as exc:
+        return _fail(f"RPC: {exc}")
+    except (OSError, XdrError) as exc:
+        return _fail(f"{exc}")
+
+
+def _fail(text: str) -> int:
+    print(f"rpcinfo: {text}", file=sys.stderr)
+    return 1
+
+
+def _words(options: argparse.Namespace, parser: argparse.ArgumentParser, least: int, most: int) -> list[str]:
+    words: list[str] = options.words
+    if not least <= len(words) <= most:
+        parser.error("wrong number of operands")
+    return words
+
+
+def _number(text: str, parser: argparse.ArgumentParser) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > MAX_VERSION:
+        parser.error(f"no number: {text!r}")
+    return int(text)
+
+
+def _program(text: str, parser: argparse.ArgumentParser) -> int:
+    for number, name in program_names().items():
+        if text == name:
+            return number
+    return _number(text, parser)
+
+
+# ---- lists
+
+def list_pmap(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    host = (*_words(options, parser, 0, 1), "127.0.0.1")[0]
+    with Pmap(host, port=options.mapper_port, tcp=True) as mapper:
+        found = mapper.dump()
+    names = program_names()
+    print("   program vers proto   port  service")
+    for entry in found:
+        proto = {6: "tcp", 17: "udp"}.get(entry.prot, str(entry.prot))
+        print(f"{entry.prog:>10} {entry.vers:>4} {proto:>5} {entry.port:>6}  {names.get(entry.prog, '')}".rstrip())
+    return 0
+
+
+def _dump(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Rpcb]:
+    words = _words(options, parser, 0, 1)
+    path = "" if words or options.mapper_port != PMAP_PORT else rpcbind_socket()
+    mapper = Rpcbind(path) if path else Rpcbind(host=(*words, "127.0.0.1")[0], port=options.mapper_port)
+    with mapper:
+        return mapper.dump()
+
+
+def list_rpcb(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    names = program_names()
+    found = _dump(options, parser)
+    print("   program version netid     address                service    owner")
+    for entry in found:
+        print(f"{entry.prog:>10} {entry.vers:>4}    {entry.netid:<9} {entry.addr:<22} {names.get(entry.prog, '-'):<10} {entry.owner}")
+    return 0
+
+
+def list_short(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    names = program_names()
+    found = _dump(options, parser)
+    print("   program version(s) netid(s)                         service     owner")
+    for prog in dict.fromkeys(entry.prog for entry in found):
+        mine = [entry for entry in found if entry.prog == prog]
+        versions = ",".join(str(vers) for vers in sorted({entry.vers for entry in mine}))
+        netids = ",".join(dict.fromkeys(entry.netid for entry in mine))
+        print(f"{prog:>10}  {versions:<9} {netids:<32} {names.get(prog, '-'):<11} {mine[0].owner}")
+    return 0
+
+
+def list_transports(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    host, program, version = _words(options, parser, 3, 3)
+    prog, vers = _program(program, parser), _number(version, parser)
+    with Client.tcp((host, options.mapper_port), PMAP_PROG, RPCB_VERS4, cred=Auth(AUTH_NONE)) as client:
+        data = Unpacker(client.call(GETADDRLIST, pack_rpcb(Rpcb(prog, vers, "", "", ""))))
+    name = program_names().get(prog, "-")
+    print("   program vers  tp_family/name/class    address                service")
+    while data.unpack_bool():
+        addr, netid = data.unpack_string(MAX_NETBUF).decode(errors="replace"), data.unpack_string(MAX_NETBUF).decode(errors="replace")
+        kind = {1: "clts", 2: "cots", 3: "cots_ord"}.get(data.unpack_uint(), "-")
+        family, _ = data.unpack_string(MAX_NETBUF).decode(errors="replace"), data.unpack_string(MAX_NETBUF)
+        print(f"{prog:>10} {vers:>4}  {family + '/' + netid + '/' + kind:<23} {addr:<22} {name}")
+    return 0
+
+
+# ---- calls
+
+def ping(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """NULL of one version, or of each that the program says it has."""
+    words = _words(options, parser, 2, 3)
+    prog = _program(words[1], parser)
+    versions: Iterable[int] = [_number(words[2], parser)] if len(words) == 3 else _versions(options, words[0], prog)
+    status = 0
+    for vers in versions:
+        try:
+            _null(options, words[0], prog, vers)
+        except RpcError as exc:
+            print(f"rpcinfo: RPC: {exc}", file=sys.stderr)
+            print(f"program {prog} version {vers} is not available")
+            status = 1
+        else:
+            print(f"program {prog} version {vers} ready and waiting")
+    return status
+
+
+def _versions(options: argparse.Namespace, host: str, prog: int) -> Iterable[int]:
+    try:
+        _null(options, host, prog, MAX_VERSION)
+    except RpcError as exc:
+        if exc.accept_stat == AcceptStat.PROG_MISMATCH and exc.auth_stat is None:
+            return range(exc.low, min(exc.high, exc.low + MAX_VERSIONS) + 1)
+        raise
+    return [MAX_VERSION]
+
+
+def _null(options: argparse.Namespace, host: str, prog: int, vers: int) -> None:
+    port = options.port or _getport(options, host, prog, vers)
+    opener = Client.tcp if options.how == "tcp" else Client.udp
+    with opener((host, port), prog, vers, cred=Auth(AUTH_NONE)) as client:
+        client.call(0)
+
+
+def _getport(options: argparse.Namespace, host: str, prog: int, vers: int) -> int:
+    with Pmap(host, port=options.mapper_port, tcp=options.how == "tcp") as mapper:
+        port = mapper.getport(prog, vers, 6 if options.how == "tcp" else 17)
+    if not port:
+        raise RpcError(AcceptStat.PROG_UNAVAIL)
+    return port
+
+
+def delete(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    program, version = _words(options, parser, 2, 2)
+    prog, vers = _program(program, parser), _number(version, parser)
+    unregister([(prog, vers)], port=options.mapper_port)
+    with Pmap(port=options.mapper_port, tcp=True) as mapper:
+        left = [entry for entry in mapper.dump() if (entry.prog, entry.vers) == (prog, vers)]
+    return _fail(f"Could not delete registration for prog {program} version {version}") if left else 0
+
+
+COMMANDS = {None: list_rpcb, "pmap": list_pmap, "short": list_short, "list": list_transports, "tcp": ping, "udp": ping,
+            "delete": delete}
+__all__ = ["Mapping", "main"]
+
+if __name__ == "__main__":
+    sys.exit(main())
