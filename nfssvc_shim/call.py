@@ -9,7 +9,8 @@ import os
 import struct
 from collections.abc import Sequence
 
-from . import _nfssvc
+from ._nfssvc import ffi as _ffi
+from ._nfssvc import lib as _lib
 from .flags import Nfssvc
 from .records import (
     ExportArgs,
@@ -21,8 +22,6 @@ from .records import (
     pack_getfh_args,
     pack_nfsd_args,
 )
-
-_ffi, _lib = _nfssvc.ffi, _nfssvc.lib
 
 Record = ExportArgs | FhopenArgs | GetfhArgs | NfsdArgs
 

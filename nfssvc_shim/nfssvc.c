@@ -88,6 +88,14 @@ static size_t fit_exports(unsigned char *data, size_t len, size_t room)
 	return head + count * rec;
 }
 
+/* The server sends macOS' sockaddr (length byte, family byte, AF_INET6 30); the caller gets the host's. */
+static void host_family(unsigned char *record)
+{
+	unsigned char *sa = record + offsetof(struct nfs_user_stat_user_rec, sock);
+	sa_family_t family = sa[1] == 2 ? AF_INET : sa[1] == 30 ? AF_INET6 : AF_UNSPEC;
+	memcpy(sa, &family, sizeof family);
+}
+
 static size_t fit_users(unsigned char *data, size_t len, size_t room)
 {
 	size_t at = sizeof(struct nfs_user_stat_desc);
@@ -97,6 +105,8 @@ static size_t fit_users(unsigned char *data, size_t len, size_t room)
 		                                                 : sizeof(struct nfs_user_stat_user_rec);
 		if (rec > len - at || rec > room - at)
 			break;
+		if (data[at] == NFS_USER_STAT_USER_REC)
+			host_family(data + at);
 		at += rec;
 		count++;
 	}

@@ -22,7 +22,7 @@ EXPORT_RECORDS = [struct.pack("=1025s3Q", f"/export/{i}".encode(), i, i * 10, i 
 EXPORTSTATS = struct.pack("=IQ", 1, 3) + b"".join(EXPORT_RECORDS)
 USER_RECORDS = [
     struct.pack("=B1025s", 1, b"/export/0"),
-    struct.pack("=BI128s3Q2q", 0, 1000, struct.pack("=H2x4s", socket.AF_INET, b"\x7f\0\0\1"), 1, 2, 3, 4, 5),
+    struct.pack("=BI128s3Q2q", 0, 1000, b"\x10\2\0\0\x7f\0\0\1", 1, 2, 3, 4, 5),
 ]
 USERSTATS = struct.pack("=II", 1, 2) + b"".join(USER_RECORDS)
 

@@ -1,0 +1,196 @@
+"""nfsstat's tables, as each system prints them."""
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from nfsstat import macos, stats
+from nfssvc_shim.flags import Nfssvc
+from tests.nfssvc_shim.callserver import CallServer
+
+from .conftest import Run, srvstats
+
+MACOS = """\
+Server Info:
+RPC Counts:
+     Getattr      Setattr       Lookup     Readlink         Read        Write
+         101          102          103          105          106          107
+      Create       Remove       Rename         Link      Symlink        Mkdir
+         108          112          114          115          110          109
+       Rmdir      Readdir     RdirPlus       Access        Mknod       Fsstat
+         113          116          117          104          111          118
+      Fsinfo     PathConf       Commit
+         119          120          121
+Server Faults:
+  RPC Errors       Errors
+         123          124
+Server Cache Stats:
+      Inprog         Idem     Non-idem       Misses
+         125          126          127          128
+Server Write Gathering:
+    WriteOps     WriteRPC      Opsaved
+         129          107            0
+"""
+
+
+def test_default_layout_is_that_of_macos(server: CallServer, nfsstat: Run) -> None:
+    """nfsstat(1) of macOS; each cell is 12 wide and a blank follows."""
+    out = nfsstat("-s").stdout
+    assert "\n".join(line.rstrip() for line in out.splitlines()) + "\n" == MACOS
+    assert out.splitlines()[2] == "     Getattr      Setattr       Lookup     Readlink         Read        Write "
+    assert nfsstat().stdout == out
+
+
+def test_bsd_layout_has_eight_columns_of_nine(server: CallServer, nfsstat: Run) -> None:
+    lines = nfsstat("--bsd").stdout.splitlines()
+    assert lines[1] == "  Getattr   Setattr    Lookup  Readlink      Read     Write    Create    Remove "
+    assert lines[lines.index("Server Ret-Failed") + 1] == f"{123:>17}"
+    assert lines[lines.index("Server Faults") + 1] == f"{124:>13}"
+
+
+def test_freebsd_layout_cuts_two_titles_at_thirteen(server: CallServer, nfsstat: Run) -> None:
+    lines = nfsstat("--freebsd").stdout.splitlines()
+    assert lines[1].startswith("      Getattr      Setattr")
+    assert "Server Write " in lines
+    assert "Server Cache " in lines
+
+
+def test_linux_layout_shows_rpc_and_the_version_that_was_called(server: CallServer, nfsstat: Run) -> None:
+    lines = nfsstat("--linux").stdout.splitlines()
+    assert lines[:3] == ["Server rpc stats:", "calls      badcalls   badfmt     badauth    badclnt",
+                         f"{sum(range(100, 122)):<8}   8          2          6          0"]
+    assert "Server nfs v3:" in lines
+    assert "Server nfs v2:" not in lines
+    assert "null             getattr          setattr          lookup           access" in lines
+    assert "Server packet stats:" in nfsstat("--linux", "-o", "all").stdout
+
+
+def test_linux_list_has_a_line_for_each_procedure(server: CallServer, nfsstat: Run) -> None:
+    out = nfsstat("-l").stdout
+    assert "nfs v3 server      getattr:      101" in out
+
+
+def test_proc_text_has_the_lines_that_agents_parse(server: CallServer, nfsstat: Run) -> None:
+    """/proc/net/rpc/nfsd: node_exporter and others read rc, fh, io, th, net, rpc, proc3."""
+    rows = {line.split()[0]: line.split()[1:] for line in nfsstat("--proc").stdout.splitlines()}
+    assert rows["proc3"] == ["22", *(str(100 + i) for i in range(22))]
+    assert rows["net"] == ["50", "10", "40", "6"]
+    assert rows["io"] == ["2000", "4000"]
+    assert rows["th"][0] == "2"
+
+
+def test_json_has_the_titles_as_keys(server: CallServer, nfsstat: Run) -> None:
+    info = json.loads(nfsstat("-f", "JSON").stdout)["Server Info"]
+    assert info["RPC Counts"]["Getattr"] == 101
+    assert info["Server Cache Stats"] == {"Inprog": 125, "Idem": 126, "Non-idem": 127, "Misses": 128}
+    assert info["Latency"]["getattr"]["calls"] == 100
+    assert 2 <= info["Latency"]["getattr"]["p50 us"] <= 4
+    assert 1000 <= info["Latency"]["getattr"]["p99 us"] <= 2100
+    assert [worker["Pid"] for worker in info["Workers"]] == [1000, 1001]
+
+
+def test_libxo_json_has_freebsds_containers(server: CallServer, nfsstat: Run) -> None:
+    found = json.loads(nfsstat("--libxo", "json").stdout)["nfsstat"]["serverstats"]
+    assert found["operations"]["rdirplus"] == 117
+    assert found["server"]["faults"] == 124
+
+
+def test_exports_text_and_json(server: CallServer, nfsstat: Run) -> None:
+    lines = nfsstat("-e").stdout.splitlines()
+    assert lines[0] == "Exported Directory Info:"
+    assert lines[3] == "           1            10           100  /export/1"
+    assert json.loads(nfsstat("-e", "-f", "json").stdout)["Exported Directory Info"]["/export/2"]["Write Bytes"] == 200
+
+
+def test_no_exports_and_no_users_say_so_and_json_stays_json(server: CallServer, nfsstat: Run) -> None:
+    server.answers[Nfssvc.EXPORTSTATS] = (0, b"\1\0\0\0" + bytes(8), None)
+    server.answers[Nfssvc.USERSTATS] = (0, b"\1\0\0\0" + bytes(4), None)
+    assert nfsstat("-e").stdout == "No export stat data found\n"
+    assert nfsstat("-u").stdout == "No NFS active user statistics found.\n"
+    assert json.loads(nfsstat("-u", "-f", "JSON").stdout) == {"NFS Active User Info": {}}
+
+
+def test_users_by_number_show_uid_and_address(server: CallServer, nfsstat: Run) -> None:
+    out = nfsstat("-u", "-n", "net", "-n", "user").stdout
+    assert "/export/0:" in out
+    assert " 1000     127.0.0.1" in out
+    user = json.loads(nfsstat("-u", "-n", "net", "-n", "user", "-f", "JSON").stdout)["NFS Active User Info"]["/export/0"]
+    assert user["1000@127.0.0.1"]["Uuid"] == 1000
+
+
+def test_idle_time_is_hours_minutes_seconds() -> None:
+    user = stats.UserStat("/x", 0, "", 1, 2, 3, 0, 100)
+    assert macos.Naming(now=lambda: 100 + 3600 + 62).idle(user) == "1:01:02"
+    assert macos.Naming(now=lambda: 99).idle(user) == "0:00:00"
+
+
+def test_errors_are_four_a_line(server: CallServer, nfsstat: Run) -> None:
+    lines = nfsstat("-E").stdout.splitlines()
+    assert lines[0] == "NFS Server Errors Info:"
+    assert lines[1].split() == ["NFS_OK", "NFSERR_PERM", "NFSERR_NOENT", "NFSERR_IO"]
+    assert lines[2].split() == ["130", "131", "132", "133"]
+
+
+def test_interval_lines_are_differences_after_the_first(server: CallServer, nfsstat: Run) -> None:
+    out = nfsstat("-w", "1", "--rounds", "2").stdout.splitlines()
+    assert out[0] == " " * 11 + " Getattr  LookupReadlink    Read   Write  Rename  Access Readdir"
+    assert out[1].split()[2:] == ["101", "103", "105", "106", "107", "114", "104", "233"]
+    assert out[2].split()[2:] == ["0"] * 8
+
+
+def test_a_base_row_is_taken_off_the_sums() -> None:
+    """ZEROSTATS: the rows go on, a row of the base comes with them."""
+    body = srvstats()
+    base = bytearray(body[-16400:])
+    base[0:4] = stats.BASE.to_bytes(4, "little")
+    more = body[:488] + (3).to_bytes(4, "little") + body[492:] + bytes(base)
+    assert stats.unpack_server(more).words[13] == stats.unpack_server(body).words[13] - 3
+
+
+@pytest.mark.parametrize("cut", [0, 487, 489, 600, -1])
+def test_a_truncated_reply_is_told_not_a_traceback(server: CallServer, nfsstat: Run, cut: int) -> None:
+    server.answers[Nfssvc.SRVSTATS] = (0, srvstats()[:cut], None)
+    ran = nfsstat("-s")
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("nfsstat: SRVSTATS")
+
+
+@pytest.mark.parametrize("argv", [("-x",), ("-n", "host"), ("-f", "XML"), ("-w", "0"), ("-w", "x"), ("word",), ("--listen",)])
+def test_wrong_options_are_usage_and_exit_1(nfsstat: Run, argv: tuple[str, ...]) -> None:
+    ran = nfsstat(*argv)
+    assert ran.returncode == 1
+    assert "usage: nfsstat" in ran.stderr
+
+
+def test_no_server_is_one_line_and_exit_1(nfsstat: Run) -> None:
+    ran = nfsstat("-s")
+    assert (ran.returncode, ran.stderr) == (1, "nfsstat: no server answers\n")
+
+
+def test_client_statistics_are_the_kernels(server: CallServer, nfsstat: Run) -> None:
+    assert nfsstat("-c").returncode == 2
+
+
+def test_zero_asks_the_server_and_a_refusal_is_told(server: CallServer, nfsstat: Run) -> None:
+    assert nfsstat("-z").returncode == 0
+    assert server.seen[-1].flag == Nfssvc.ZEROSTATS
+    server.answers[Nfssvc.ZEROSTATS] = (1, b"", None)
+    ran = nfsstat("-z")
+    assert (ran.returncode, ran.stderr) == (1, "nfsstat: Operation not permitted\n")
+
+
+def test_quantile_lies_inside_the_bucket() -> None:
+    histogram = [0] * 40
+    histogram[10] = 100
+    assert 1024 <= stats.quantile_ns(histogram, 0.01) < stats.quantile_ns(histogram, 0.99) <= 2048
+    assert stats.quantile_ns([0] * 40, 0.5) == 0.0
+
+
+def test_top_without_a_terminal_prints_plain_blocks(server: CallServer, nfsstat: Run) -> None:
+    started = time.monotonic()
+    out = nfsstat("top", "-w", "1", "--rounds", "1").stdout
+    assert "2 workers" in out
+    assert "\x1b" not in out
+    assert time.monotonic() - started < 20
