@@ -1,0 +1,104 @@
+"""Builds the extension nfsserver._vnode (cffi, API mode, stable ABI) from the C files beside it.
+
+It includes oncrpc._rpc's declarations, so that a `struct call *` of the one is one of the other; it calls no symbol of it.
+Called by setup (cffi_modules = nfsserver/_build.py:ffi), or by hand for a build in place: python nfsserver/_build.py
+"""
+import os
+import sys
+
+from cffi import FFI
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from oncrpc._build import ffi as rpc_ffi  # noqa: E402
+
+CDEF = """
+#define V_GRANT ...
+#define V_GARBAGE ...
+#define V_PENDING ...
+#define V_DROP ...
+#define V_FS ...
+#define V_STALLED ...
+#define V_REPLAYED ...
+
+int vn_init(int state_fd, u32 slot, const u8 *key, u32 max_objs, int root, int harden);
+u64 *vn_row(void);
+u64 *vn_state(void);
+void vn_tick(u32 now_s, u64 now_ns);
+void vn_sweep(u32 now_s, u32 idle_s, u32 count);
+int vn_set_title(unsigned long start, unsigned long end, const char *title);
+void vn_errno_table(const int *table);
+
+int exp_begin(u32 n);
+int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 row);
+void exp_commit(u32 generation);
+u32 exp_row(u32 expid);
+i32 fs_add(int fd, const u8 *fsid, int path_scheme);
+u64 siphash(const u64 *key, const void *p, size_t n);
+
+int ident_get(u32 uid, u32 gid, u32 n, const u32 *gids);
+
+int pool_start(int threads);
+u64 vn_pending(void);
+int vn_done(struct call *c);
+
+int vn_gate(struct call *c);
+u32 vn_expid(const struct call *c);
+void vn_grant(const struct call *c, u32 expid, u32 ident, u32 rights);
+void vn_fail(struct call *c, u32 status);
+int vn_getfh(u32 expid, const char *path, u32 ident, int vers, u8 *out);
+int vn_fhopen(const u8 *fh, u32 len, int ident, int mode, u32 *expid);
+
+int drc_begin(struct call *c);
+void drc_forget(struct call *c);
+
+int vn_getattr(struct call *c);
+int vn_setattr(struct call *c);
+int vn_lookup(struct call *c);
+int vn_access(struct call *c);
+int vn_readlink(struct call *c);
+int vn_read(struct call *c);
+int vn_write(struct call *c);
+int vn_create(struct call *c);
+int vn_mkdir(struct call *c);
+int vn_symlink(struct call *c);
+int vn_mknod(struct call *c);
+int vn_remove(struct call *c);
+int vn_rmdir(struct call *c);
+int vn_rename(struct call *c);
+int vn_link(struct call *c);
+int vn_readdir(struct call *c);
+int vn_readdirplus(struct call *c);
+int vn_fsstat(struct call *c);
+int vn_fsinfo(struct call *c);
+int vn_pathconf(struct call *c);
+int vn_commit(struct call *c);
+"""
+
+# What vnode.h does not declare, for the wrappers that cffi makes.
+SOURCE = """
+#include "../oncrpc/engine.h"
+#include "vnode.h"
+void vn_sweep(u32, u32, u32);
+void vn_errno_table(const int *);
+""" + "\n".join(line for line in CDEF.splitlines() if line.startswith(("int vn_", "u32 vn_", "u64 *vn_", "u64 vn_", "void vn_", "int exp_",
+                                                                     "u32 exp_", "void exp_", "i32 fs_", "int ident_get", "int drc_begin",
+                                                                     "void drc_forget")))
+
+ffi = FFI()
+ffi.include(rpc_ffi)
+ffi.cdef(CDEF)
+ffi.set_source(
+    "nfsserver._vnode",
+    SOURCE,
+    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "pool", "drc")],
+    include_dirs=["nfsserver", "oncrpc"],
+    depends=["nfsserver/vnode.h", "nfsserver/state.h", "oncrpc/rpc.h", "oncrpc/engine.h"],
+    define_macros=[("_GNU_SOURCE", "1")],
+    py_limited_api=True,
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+    libraries=["pthread"],
+)
+
+if __name__ == "__main__":
+    os.chdir(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    ffi.compile(verbose=True)

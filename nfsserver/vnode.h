@@ -1,0 +1,189 @@
+/* vnode.h: the worker's kernel half: objects, exports, identities, vnode operations.
+ *
+ * Python decides (which export, which identity, read-only, retransmission), C does what one vnode operation in a kernel
+ * would do: the system calls, and the XDR of the result straight into the reply.  One worker a process: struct worker W.
+ * Only the loop's thread touches W; pool threads (pool.c) see their own job and nothing else.
+ *
+ * What a vnode call returns:
+ *   0            the reply is complete
+ *   > 0          an nfsstat3: the caller ends the call with vn_fail(c, status)
+ *   V_* (< 0)    see below
+ */
+#ifndef NFSSERVER_VNODE_H
+#define NFSSERVER_VNODE_H
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+#include "../oncrpc/rpc.h"
+#include "state.h"
+
+#define V_GRANT (-2)    /* no grant for (peer, credential, export) yet: Python matches, vn_grant(), again */
+#define V_GARBAGE (-3)  /* the arguments do not decode */
+#define V_PENDING (-4)  /* the call was detached; done() ends it */
+#define V_DROP (-5)     /* no reply: the first of this retransmission still runs, or no memory */
+#define V_FS (-6)       /* the handle names a file system below a crossmnt export that is not known yet */
+#define V_REPLAYED (-8) /* answered from the duplicate request cache */
+#define V_STALLED (-7)  /* the export table is older than the generation in force: not before the new one came */
+
+#define FH_MAX 64
+#define FH_MAC 8
+#define FH_PATH 1       /* flags in a handle: path scheme, */
+#define FH_PASSWORD 2   /* the export has a password, which is in the MAC */
+
+/* nfsstat3 that C itself decides on; everything else comes from the errno table that Python passes in. */
+enum { OK = 0, ERR_PERM = 1, ERR_NOENT = 2, ERR_IO = 5, ERR_NXIO = 6, ERR_ACCES = 13, ERR_EXIST = 17, ERR_XDEV = 18, ERR_NOTDIR = 20,
+       ERR_ISDIR = 21, ERR_INVAL = 22, ERR_FBIG = 27, ERR_NOSPC = 28, ERR_ROFS = 30, ERR_NAMETOOLONG = 63, ERR_NOTEMPTY = 66,
+       ERR_STALE = 70, ERR_BADHANDLE = 10001, ERR_NOT_SYNC = 10002, ERR_BAD_COOKIE = 10003, ERR_NOTSUPP = 10004,
+       ERR_TOOSMALL = 10005, ERR_SERVERFAULT = 10006, ERR_BADTYPE = 10007, ERR_JUKEBOX = 10008 };
+
+/* Flags of an export: nfssvc_shim.flags.Ex. */
+enum { EX_ASYNC = 1, EX_CROSSMNT = 2, EX_REMOVABLE = 4, EX_SUBTREE = 8, EX_PATHFH = 0x20, EX_NORDIRPLUS = 0x40, EX_OFFLINE = 0x100,
+       EX_READABLE_EXEC = 0x400, EX_SINGLEUSER = 0x800, EX_FILEID32 = 0x1000, EX_BRUTEFORCE = 0x2000 };
+
+/* call.rights: what the grant says. */
+enum { R_READONLY = 1, R_INSECURE_OK = 2, R_SQUASHED = 4, R_CLIENTS32 = 8 };
+
+struct ident { u32 serial, uid, gid, n; u32 *gids; u32 used; };
+
+struct filesystem {
+	u8 fsid[8];
+	u64 dev;
+	int mntfd;        /* O_RDONLY directory on it: for open_by_handle_at */
+	int mntid;
+	u8 path_scheme;   /* kernel handles do not make the round trip here */
+	u8 nowait;         /* preadv2 RWF_NOWAIT works: 0 unknown, 1 yes, 2 no */
+};
+
+struct export {
+	u32 id, flags;
+	i32 fs;
+	int rootfd;       /* O_PATH of the exported directory */
+	u64 root_dev, root_ino;
+	u64 salt;         /* hash of the password, 0 without one */
+	u32 row;          /* in the shared table of export statistics */
+	char *path;
+	u8 rootfh[FH_MAX];
+	u8 rootfh_len;
+	u8 is_dir;
+};
+
+struct obj {
+	u8 fh[FH_MAX];
+	u8 fhlen, type;          /* type: S_IFMT >> 12 */
+	u8 dirty;                /* unstable writes through wfd since the last COMMIT */
+	u8 used;
+	u32 hash, serial, pins;
+	i32 next, lru_prev, lru_next;
+	i32 exp, fs;
+	u32 expid, exp_gen;
+	int fd, rfd, wfd;
+	u32 touched;             /* seconds, CLOCK_MONOTONIC */
+	u64 ino;
+};
+
+#define V_ROFS 8 /* in verdict.known: the file system is read-only */
+struct verdict { u32 obj_serial, ident_serial; u64 ctime_ns; u8 known, may; };  /* bits: R_OK W_OK X_OK */
+struct grant { u32 peer, cred, expid, gen, ident, rights; };
+
+#define N_OBJ_HASH 16384
+#define N_VERDICT 16384
+#define N_GRANT 8192
+#define N_IDENT 4096
+#define N_FS 1024
+
+struct worker {
+	u64 *state;              /* the shared state file as words */
+	u64 *row;                /* our slot's row in it */
+	u32 slot, incarnation;
+	u64 key[2];
+	int root;                /* identities are switched */
+	int procfd;              /* O_PATH of /proc/self/fd */
+	u32 generation;          /* of our export table */
+	struct export *exps;
+	u32 n_exps;
+	struct filesystem fs[N_FS];
+	u32 n_fs;
+	struct obj *objs;
+	u32 max_objs, n_objs, obj_serial;
+	i32 obj_free, lru_head, lru_tail;
+	i32 hash[N_OBJ_HASH];
+	struct verdict *verdicts;
+	struct grant *grants;
+	struct ident idents[N_IDENT];
+	u32 n_idents, ident_serial, ident_clock;
+	u32 now_s;
+	u64 n_dirty;
+	int nfsstat[256];        /* errno -> nfsstat3 */
+	u8 *dents;               /* getdents64 buffer */
+};
+extern struct worker W;
+
+int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 row);
+i32 exp_find(u32 id);
+int vn_root(i32 exp, i32 *out);
+
+/* ident.c */
+int ident_init(int root, int keep_caps);
+int ident_become(u32 ident);            /* this thread's fsuid, fsgid, groups; 0 or an errno (the call must then fail) */
+int ident_root(void);
+extern __thread u32 my_serial;
+
+/* fh.c */
+u64 siphash(const u64 key[2], const void *p, size_t n);
+int gate_fh(struct call *c, const u8 **pp, i32 *out);
+int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct stat *st);
+int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out); /* takes fd */
+void obj_drop(i32 o);
+void obj_touch(i32 o);
+int obj_stat(i32 o, struct stat *st);
+int obj_open(struct call *c, i32 o, int flags, int *fd);
+int may(struct call *c, i32 o, const struct stat *st, int want);
+int become_searcher(struct call *c, i32 dir, const struct stat *dst);
+int obj_is_root(i32 o);
+i32 fs_of_dev(u64 dev);
+int fh2_of(i32 o, u8 out[32]);
+void obj_close_data(i32 o);
+int ident_adopt(u32 serial, u32 uid, u32 gid, u32 n, const u32 *gids);
+i32 obj_find(const u8 *fh, u32 len);
+const char *procpath(int fd, char buf[32]);
+
+i32 obj_of_kernel_handle(i32 dir, const struct file_handle *h);
+u8 name_to_fh(i32 dir, const char *name, u8 *fh, i32 *o, struct stat *st);
+int fs_is_readonly(i32 o);
+
+/* ops.c */
+void finish_read(struct call *c, u64 offset, u32 n, const struct stat *st);
+int finish_commit(struct call *c);
+
+/* attr.c */
+struct sattr { u8 set_mode, set_uid, set_gid, set_size, atime, mtime; u32 mode, uid, gid; u64 size; struct timespec at, mt; };
+int get_name(struct call *c, const u8 **pp, char *name);
+int get_sattr(struct call *c, const u8 **pp, struct sattr *s);
+int status_of(int err);
+void put_fattr(struct call *c, i32 o, const struct stat *st);
+void put_post_op(struct call *c, i32 o, const struct stat *st);
+void put_wcc(struct call *c, i32 o, const struct stat *pre, const struct stat *post);
+void put_fh(struct call *c, i32 o);
+int vn_close(struct call *c, u32 status);   /* counts, stores into the DRC, ends the reply; returns 0 */
+int garbage(const struct call *c, const u8 *p, size_t need);
+
+/* pool.c */
+int pool_start(int threads);
+int pool_read(struct call *c, int fd, u64 offset, u32 count);
+int pool_sync(struct call *d, int fd, int datasync);
+
+/* drc.c */
+void drc_store(struct call *c);
+pthread_mutex_t *dir_lock(u64 dev, u64 ino);
+void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, pthread_mutex_t **a, pthread_mutex_t **b);
+void dir_unlock(pthread_mutex_t *m);
+int drc_init(int fd);
+#endif

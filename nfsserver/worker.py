@@ -1,0 +1,351 @@
+"""A worker: the NFS server's loop, and what the control half tells it over the channel.
+
+Theory of operation.  A worker starts with no socket and no exports.  It says READY; then ADDSOCK brings sockets and EXPORT the
+table.  Calls are not read before the first table is there, nor answered under one that is older than the generation in the
+shared state.  Messages run between two batches of calls, in the same thread.  STOP, or the end of the channel (the master and
+the control half are gone), lets what runs finish and ends the process.
+"""
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+
+from nfssvc_shim import state
+from nfssvc_shim.channel import Channel, Message, ProtocolError
+from nfssvc_shim.flags import Nfssvc
+from nfssvc_shim.records import (
+    AF_INET4,
+    AF_INET6,
+    AF_LOCAL,
+    Address,
+    Cred,
+    Export,
+    unpack_export_args,
+    unpack_fhopen_args,
+    unpack_getfh_args,
+    unpack_nfsd_args,
+)
+from oncrpc.server import Limits, Raw, Server
+from oncrpc.xdr import Packer, Unpacker, XdrError
+
+from ._vnode import ffi, lib
+from .exports import DENIED, Table
+from .procs import Call, nfs3
+from .relay import MountRelay
+from .status import Nfsstat3, errno_table
+
+log = logging.getLogger("nfsd")
+
+TICK_S = 1.0            # statistics, heartbeat, sweep of idle objects
+IDLE_S = 30             # an object nobody used for so long is let go: a file system can then be unmounted
+SWEEP = 4096            # objects looked at a tick: 0.2 us each
+DRAIN_S = 2.0           # calls in the hands of the pool get so long when we stop
+MAX_OBJECTS = 16384     # 1.6 MB of table, and up to three descriptors each
+STALL_S = 2.0           # a call waits so long for the export table of its generation, then it is JUKEBOX
+THREADS = 4             # for what may wait for a disk
+GARBAGE_ARGS = 4
+
+_JUKEBOX, _STALE = int(Nfsstat3.JUKEBOX), int(Nfsstat3.STALE)
+
+
+class Worker:
+    """One slot's server.  run() returns when it was told to stop."""
+
+    def __init__(self, slot: int, channel: Channel, *, root: bool) -> None:
+        self.slot, self.root = slot, root
+        self.table = Table()
+        self._channel = channel
+        self._state = lib.vn_state()
+        self._row = lib.vn_row()
+        self._stopping = False
+        self._server = Server([nfs3(self._answer)], limits=Limits())
+        self._relay = MountRelay(self._server)
+        self._server.on_finished = self._finished
+        self._special: dict[int, Callable[[Call, Raw], None]] = {
+            lib.V_GRANT: self._ask_grant, lib.V_GARBAGE: self._garbage, lib.V_DROP: self._drop, lib.V_STALLED: self._stalled,
+            lib.V_FS: self._unknown_fs, lib.V_PENDING: _nothing, lib.V_REPLAYED: _nothing,
+        }
+        self._messages: dict[int, Callable[[Message, list[int]], None]] = {
+            Nfssvc.ADDSOCK: self._addsock, Nfssvc.EXPORT: self._export, Nfssvc.GETFH: self._getfh, Nfssvc.FHOPEN: self._fhopen,
+            Nfssvc.RELAY: self._add_relay, Nfssvc.STOP: self._stop, Nfssvc.SUSPEND: self._suspend, Nfssvc.VERBOSE: self._verbose,
+        }
+
+    # ---- running
+
+    def run(self) -> None:
+        lib.vn_errno_table(errno_table())
+        error = lib.pool_start(THREADS)
+        if error:
+            log.warning("no threads for disk waits: %s; such calls are served in the loop", os.strerror(error))
+        self._channel.sock.setblocking(False)
+        self._server.stop_reading(True)
+        self._server.on_readable(self._channel.fileno(), self._readable)
+        self._server.catch({signal.SIGTERM: self._end, signal.SIGINT: _ignore, signal.SIGHUP: _ignore})
+        self._tick()
+        self._channel.send(Message(Nfssvc.READY))
+        self._server.run()
+        self._drain()
+        self._count()
+
+    def _drain(self) -> None:
+        """Lets the pool's calls finish; nothing new is read."""
+        self._server.stop_reading(True)
+        end = time.monotonic() + DRAIN_S
+        while lib.vn_pending() and time.monotonic() < end:
+            self._server.turn(50)
+
+    def _end(self) -> None:
+        self._stopping = True
+        self._server.stop()
+
+    def _tick(self) -> None:
+        now = time.monotonic_ns()
+        lib.vn_tick(now // 1_000_000_000, now)
+        lib.vn_sweep(now // 1_000_000_000, IDLE_S, SWEEP)
+        self._count()
+        self._server.call_later(TICK_S, self._tick)
+
+    def _count(self) -> None:
+        count, row = self._server.counters(), self._row
+        row[state.S_CONNECTIONS] = count["conns"]
+        row[state.S_TCPCONN] = count["accepted"]
+        row[state.S_PACKETS_UDP] = count["udp_in"]
+        row[state.S_PACKETS_TCP] = max(0, count["calls"] - count["udp_in"])
+        row[state.S_BADAUTH] = count["badauth"]
+        row[state.S_BADFMT] = count["garbage"] + count["badrecord"]
+        row[state.S_BADCALLS] = count["badauth"] + count["garbage"] + count["badrecord"] + count["denied"]
+        row[state.S_EXCEPTIONS] = count["mistakes"]
+
+    # ---- calls
+
+    def _answer(self, call: Call, status: int, row: Raw) -> None:
+        """Ends a call whose row returned `status`: nfsstat3, or one of V_*."""
+        if status > 0:
+            lib.vn_fail(call, status)
+        else:
+            self._special[status](call, row)
+
+    def _finished(self, call: Call) -> None:
+        """A detached call that a pool thread is done with."""
+        status = lib.vn_done(call)
+        if status > 0:
+            lib.vn_fail(call, status)
+        elif status == lib.V_DROP:
+            lib.drc_forget(call)
+            call.eng.drop(call)
+
+    def _ask_grant(self, call: Call, row: Raw) -> None:
+        expid = lib.vn_expid(call)
+        peer, cred = _peer_of(call), call.eng.creds[call.cred]
+        grant = self.table.grant(expid, peer, cred.flavor, Cred(cred.uid, cred.gid, tuple(cred.gids[0:cred.ngids])))
+        ident = self._ident(grant.cred)
+        if grant.rights & DENIED or ident < 0:
+            log.info("refused: %s on export %#x", peer, expid)
+        lib.vn_grant(call, expid, max(ident, 0), grant.rights if ident >= 0 else DENIED)
+        row(call)
+
+    def _ident(self, cred: Cred) -> int:
+        """Place of the identity; without root every call runs as this process."""
+        return int(lib.ident_get(cred.uid, cred.gid, len(cred.gids), list(cred.gids))) if self.root else 0
+
+    @staticmethod
+    def _garbage(call: Call, row: Raw) -> None:
+        lib.drc_forget(call)
+        call.eng.deny(call, GARBAGE_ARGS)
+
+    @staticmethod
+    def _drop(call: Call, row: Raw) -> None:
+        lib.drc_forget(call)
+        call.eng.drop(call)
+
+    def _stalled(self, call: Call, row: Raw) -> None:
+        """The table of this generation is on its way: its message is taken now, in the middle of the batch."""
+        end = time.monotonic() + STALL_S
+        while self.table.generation < self._state[state.H_GENERATION] and time.monotonic() < end and not self._stopping:
+            if select.select([self._channel.fileno()], [], [], 0.05)[0]:
+                self._readable()
+        if self.table.generation < self._state[state.H_GENERATION]:
+            lib.vn_fail(call, _JUKEBOX)
+        else:
+            row(call)
+
+    def _unknown_fs(self, call: Call, row: Raw) -> None:
+        """A handle of a file system below a crossmnt export that this worker has not met: look at all that are mounted."""
+        if self._add_mounts():
+            row(call)
+        else:
+            lib.vn_fail(call, _STALE)
+
+    def _add_mounts(self) -> bool:
+        known = len(self._mounts)
+        roots = [clients.export.path for clients in self.table.by_id.values()]
+        for point in _mount_points():
+            if point not in self._mounts and any(point.startswith(root.rstrip(b"/") + b"/") for root in roots):
+                self._mounts.add(point)
+                try:
+                    fd = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK)
+                except OSError as exc:
+                    log.warning("%s: %s", os.fsdecode(point), exc.strerror)
+                    continue
+                if lib.fs_add(fd, ffi.NULL, 0) < 0:
+                    os.close(fd)
+        return len(self._mounts) > known
+
+    _mounts: set[bytes] = set()
+
+    # ---- messages
+
+    def _readable(self) -> None:
+        try:
+            while True:
+                self._message(*self._channel.recv())
+        except BlockingIOError:
+            return
+        except (EOFError, ConnectionError):
+            log.debug("the channel was closed")
+        except ProtocolError as exc:
+            log.error("control channel: %s", exc)
+        self._end()
+
+    def _message(self, msg: Message, fds: list[int]) -> None:
+        try:
+            handler = self._messages.get(msg.flag)
+            if handler is None:
+                raise OSError(errno.EINVAL, f"message {msg.flag:#x}")
+            handler(msg, fds)
+        except XdrError as exc:
+            log.error("message %#x: %s", msg.flag, exc)
+            self._channel.reply(msg, errno=errno.EINVAL)
+        except OSError as exc:
+            log.warning("message %#x: %s", msg.flag, exc)
+            self._channel.reply(msg, errno=exc.errno or errno.EIO)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _addsock(self, msg: Message, fds: list[int]) -> None:
+        args = unpack_nfsd_args(msg.body)
+        if len(fds) != 1:
+            raise OSError(errno.EBADF, "ADDSOCK without its socket")
+        sock = socket.socket(fileno=os.dup(fds[0]))
+        kind = sock.type
+        if kind == socket.SOCK_DGRAM and args.name is None:
+            self._server.datagram(sock)
+        elif kind == socket.SOCK_STREAM and args.name is not None:
+            self._server.connection(sock)
+            self._row[state.S_CONNECTIONS] = self._server.counters()["conns"]
+        else:
+            sock.close()
+            raise OSError(errno.EINVAL, f"ADDSOCK of a socket of type {kind}")
+        self._channel.reply(msg)
+
+    def _export(self, msg: Message, fds: list[int]) -> None:
+        args = unpack_export_args(msg.body)
+        exports = sorted(args.exports, key=lambda export: export.expid)
+        if lib.exp_begin(len(exports)):
+            raise OSError(errno.ENOMEM, "export table")
+        failed = Packer()
+        served = []
+        for export in exports:
+            error = self._put(export)
+            if error:
+                log.warning("export %s: %s", os.fsdecode(export.path), os.strerror(error))
+                failed.pack_uint(export.expid)
+                failed.pack_uint(error)
+            else:
+                served.append(export)
+        lib.exp_commit(args.generation)
+        self.table = Table(tuple(served), args.generation)
+        self._server.stop_reading(False)
+        self._channel.reply(msg, bytes(failed))
+
+    @staticmethod
+    def _put(export: Export) -> int:
+        salt = 0
+        if export.password:
+            salt = lib.siphash([0x70617373, 0x776F7264], export.password, len(export.password)) or 1
+        fsid = export.fsid or ffi.NULL
+        return int(lib.exp_put(export.expid, int(export.flags), export.path, fsid, salt, lib.exp_row(export.expid)))
+
+    def _grant_ident(self, expid: int, peer: Address, flavor: int, cred: Cred) -> int:
+        grant = self.table.grant(expid, peer, flavor, cred)
+        ident = self._ident(grant.cred)
+        if grant.rights & DENIED or ident < 0:
+            raise OSError(errno.EACCES, f"{peer} on export {expid:#x}")
+        return ident
+
+    def _getfh(self, msg: Message, fds: list[int]) -> None:
+        args = unpack_getfh_args(msg.body)
+        ident = self._grant_ident(args.expid, args.peer, args.flavor, args.cred)
+        place = ffi.new("u8[64]")
+        size = lib.vn_getfh(args.expid, args.path, ident, args.vers, place)
+        if size < 0:
+            self._channel.reply(msg, errno=-size)
+            return
+        p = Packer()
+        p.pack_opaque(ffi.buffer(place, size)[:])
+        self._channel.reply(msg, bytes(p))
+
+    def _fhopen(self, msg: Message, fds: list[int]) -> None:
+        args = unpack_fhopen_args(msg.body)
+        expid = ffi.new("u32 *")
+        status = lib.vn_fhopen(args.handle, len(args.handle), -1, 0, expid)
+        if status == 0:
+            ident = self._grant_ident(expid[0], args.peer, 1, args.cred)
+            status = lib.vn_fhopen(args.handle, len(args.handle), ident, args.mode, expid)
+        if status < 0:
+            self._channel.reply(msg, errno=-status)
+            return
+        try:
+            self._channel.reply(msg, fds=[status])
+        finally:
+            os.close(status)
+
+    def _add_relay(self, msg: Message, fds: list[int]) -> None:
+        if len(fds) != 1:
+            raise OSError(errno.EBADF, "RELAY without its socket")
+        self._relay.attach(socket.socket(fileno=os.dup(fds[0])))
+        self._channel.reply(msg)
+
+    def _stop(self, msg: Message, fds: list[int]) -> None:
+        self._end()
+
+    def _suspend(self, msg: Message, fds: list[int]) -> None:
+        self._server.stop_reading(bool(Unpacker(msg.body).unpack_uint()))
+        self._channel.reply(msg)
+
+    def _verbose(self, msg: Message, fds: list[int]) -> None:
+        step = Unpacker(msg.body).unpack_int()
+        log.setLevel(max(logging.DEBUG, min(logging.ERROR, log.getEffectiveLevel() - 10 * step)))
+        self._channel.reply(msg)
+
+
+def _nothing(call: Call, row: Raw) -> None:
+    """The call has its answer, or another will end it."""
+
+
+def _ignore() -> None:
+    """The master passes on what concerns us; a signal to the process group is not for workers."""
+
+
+def _peer_of(call: Call) -> Address:
+    peer = call.eng.peers[call.peer]
+    packed = ffi.buffer(peer.addr)[:]
+    if peer.family == socket.AF_INET:
+        return Address(AF_INET4, packed[:4], call.port)
+    if peer.family == socket.AF_INET6:
+        return Address(AF_INET6, packed, call.port, peer.scope)
+    return Address(AF_LOCAL)
+
+
+def _mount_points() -> list[bytes]:
+    """Where file systems are mounted now; octal escapes of mountinfo(5) undone."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        points = [line.split(b" ")[4] for line in file]
+    return [point.decode("unicode_escape").encode("latin-1") if b"\\" in point else point for point in points]
