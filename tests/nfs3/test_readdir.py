@@ -162,7 +162,8 @@ def test_readdir_cookie_works_on_another_connection(spot: Spot, plus: bool) -> N
     got, cookie, verf, eof = [], 0, bytes(8), False
     while not eof:
         client = spot.server.client(spot.nfs.cred)
-        res = (client.readdirplus(spot.fh, cookie, verf, maxcount=2048) if plus else client.readdir(spot.fh, cookie, verf, count=1024))
+        here = Spot(spot.server, client, spot.path, spot.fh)
+        res = page(here, spot.fh, plus, cookie, verf, 2048)
         client.close()
         got += names_of(res.must().entries)
         cookie, verf, eof = res.entries[-1].cookie if res.entries else cookie, res.verf, res.eof

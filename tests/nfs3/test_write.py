@@ -89,7 +89,8 @@ def test_write_verifier_is_the_same_in_all_workers_and_in_commit(spot: Spot) -> 
     assert len(verfs) == 1 and verfs != {bytes(8)}
 
 
-@pytest.mark.parametrize(("offset", "count"), [(0, 0), (0, 10), (5, 1), (1 << 40, 0), (0, 0xFFFFFFFF), ((1 << 64) - 1, 0xFFFFFFFF)])
+@pytest.mark.parametrize(("offset", "count"), [(0, 0), (0, 10), (5, 1), (1 << 40, 0), (0, 0xFFFFFFFF),
+                                               ((1 << 64) - 1, 0xFFFFFFFF)])
 def test_commit_of_any_range_succeeds(spot: Spot, offset: int, count: int) -> None:
     fh = spot.file()
     spot.nfs.write(fh, b"0123456789", stable=UNSTABLE).must()

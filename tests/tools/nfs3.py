@@ -53,8 +53,8 @@ class Nfs3Stat(IntEnum):
     JUKEBOX = 10008
 
 
-(OK, PERM, NOENT, IO, NXIO, ACCES, EXIST, XDEV, NODEV, NOTDIR, ISDIR, INVAL, FBIG, NOSPC, ROFS, MLINK, NAMETOOLONG, NOTEMPTY, DQUOT,
- STALE, REMOTE, BADHANDLE, NOT_SYNC, BAD_COOKIE, NOTSUPP, TOOSMALL, SERVERFAULT, BADTYPE, JUKEBOX) = Nfs3Stat
+(OK, PERM, NOENT, IO, NXIO, ACCES, EXIST, XDEV, NODEV, NOTDIR, ISDIR, INVAL, FBIG, NOSPC, ROFS, MLINK, NAMETOOLONG, NOTEMPTY,
+ DQUOT, STALE, REMOTE, BADHANDLE, NOT_SYNC, BAD_COOKIE, NOTSUPP, TOOSMALL, SERVERFAULT, BADTYPE, JUKEBOX) = Nfs3Stat
 
 
 class Proc(IntEnum):
@@ -153,7 +153,7 @@ def unpack_fattr3(data: Unpacker) -> Fattr3:
     fsid, fileid = data.unpack_uhyper(), data.unpack_uhyper()
     times = [unpack_nfstime3(data) for _ in range(3)]
     assert all(nseconds < 10**9 for _, nseconds in times), f"nseconds {times}"
-    return Fattr3(kind, *numbers, size, used, rdev, fsid, fileid, *times)
+    return Fattr3(kind, numbers[0], numbers[1], numbers[2], numbers[3], size, used, rdev, fsid, fileid, times[0], times[1], times[2])
 
 
 Value = TypeVar("Value")
@@ -448,7 +448,7 @@ UNPACK: dict[Proc, Callable[[Unpacker, bool], Fields]] = {
 
 
 def unpack_result(proc: Proc, body: bytes) -> Res:
-    """The result of `proc`.  Raises XdrError when the bytes are not exactly one, ValueError when the status is none of RFC 1813."""
+    """The result of `proc`.  Raises XdrError when the bytes are not exactly one, ValueError when RFC 1813 has no such status."""
     data = Unpacker(body)
     status = Nfs3Stat(data.unpack_uint())
     fields = UNPACK[proc](data, status == OK)
@@ -641,7 +641,8 @@ def sample_args(fh: bytes) -> dict[Proc, bytes]:
     """Well-formed arguments of every procedure, all on the object `fh`; for tests that cut and change them."""
     attr = Sattr3(0o644, 0, 0, 0, (1, 2), (3, 4))
     return {
-        Proc.GETATTR: pack_opaque(fh), Proc.SETATTR: pack_SETATTR3args(fh, attr, (1, 1)), Proc.LOOKUP: pack_diropargs3(fh, b"name"),
+        Proc.GETATTR: pack_opaque(fh), Proc.SETATTR: pack_SETATTR3args(fh, attr, (1, 1)),
+        Proc.LOOKUP: pack_diropargs3(fh, b"name"),
         Proc.ACCESS: pack_ACCESS3args(fh, ACCESS_ALL), Proc.READLINK: pack_opaque(fh), Proc.READ: pack_READ3args(fh, 0, 10),
         Proc.WRITE: pack_WRITE3args(fh, 0, b"datum", FILE_SYNC), Proc.CREATE: pack_CREATE3args(fh, b"name", GUARDED, attr),
         Proc.MKDIR: pack_MKDIR3args(fh, b"name", attr), Proc.SYMLINK: pack_SYMLINK3args(fh, b"name", attr, b"target"),

@@ -1,7 +1,7 @@
 """A running server set for tests: started on free loopback ports in a temporary directory, checked for leaks at its end.
 
-The command is `unfsd` of this tree; NFS3_TEST_SERVER names another one, with the places {exports} {port} {mount_port} {pidfile}, so that the
-tests themselves can be tried against foreign servers.
+The command is `unfsd` of this tree; NFS3_TEST_SERVER names another one, with the places {exports} {port} {mount_port} {pidfile},
+so that the tests themselves can be tried against foreign servers.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OURS = not FOREIGN
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that is free for TCP and UDP.  Another process may take it before we do; the server then says so and the test fails."""
+    """A port that is free for TCP and UDP; should another process take it first, the server says so and the test fails."""
     while True:
         with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
             tcp.bind((address, 0))
@@ -98,8 +98,8 @@ class ServerSet:
                   "pidfile": str(self.pidfile)}
         if FOREIGN:
             return shlex.split(FOREIGN.format(**places))
-        return [sys.executable, "-m", "nfsd_master.unfsd", "-d", "-p", "-l", "127.0.0.1", "-n", places["port"], "-m", places["port"],
-                "-e", places["exports"], "-i", places["pidfile"], "--workers", str(self.workers), *self.options]
+        port = places["port"]
+        return [sys.executable, "-m", "nfsd_master.unfsd", "-d", "-p", "-l", "127.0.0.1", "-n", port, "-m", port, "-e", places["exports"], "-i", places["pidfile"], "--workers", str(self.workers), *self.options]
 
     def environment(self) -> dict[str, str]:
         runtime = self.directory / "run"
@@ -139,7 +139,8 @@ class ServerSet:
         return Nfs3(connect(self.address, proto=proto, source=source, source_port=source_port), cred)
 
     def mount(self, *, proto: str = "tcp", source: str = "", source_port: int = 0, vers: int = 3, cred: Auth = ROOT) -> Mount:
-        return Mount(connect(("127.0.0.1", self.mount_port), proto=proto, source=source, source_port=source_port), cred, vers=vers)
+        server = "127.0.0.1", self.mount_port
+        return Mount(connect(server, proto=proto, source=source, source_port=source_port), cred, vers=vers)
 
     def root(self, path: Path, *, source: str = "") -> bytes:
         """The handle that MNT gives for `path`."""
