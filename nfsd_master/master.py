@@ -95,6 +95,8 @@ class Master:
             while not self._finished():
                 self._turn(wake)
         finally:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, signal.SIG_IGN)  # nothing can be hurried any more; the exit status stays ours
             self._kill_all()
         return self._status
 
@@ -150,6 +152,7 @@ class Master:
         if self._stopping > 1:
             return
         log.notice("stopping")
+        self._config.sockets.close_tcp()
         self._deadline = time.monotonic() + STOP_S
         self._timers.clear()
         if self._control is None:  # it just died: nobody to drain the workers, so they see EOF
@@ -214,8 +217,6 @@ class Master:
         if self._state.slot(worker.number)[S_UNSYNCED] and status:
             # It may have taken an unread write error with it: clients must send what they have not committed again.
             self._state.words[H_VERIFIER] = int.from_bytes(os.urandom(8), "little")
-        if worker.number >= self._n_workers:
-            self._config.sockets.close_slot(worker.number)
         if self._stopping or worker.number >= self._n_workers:
             return
         log.logger.warning("worker %d (pid %d) ended: %s", worker.number, pid, _how(status))
@@ -323,6 +324,8 @@ class Master:
         if not 1 <= number <= N_SLOTS:
             raise ValueError(f"{number} workers")
         self._n_workers = number
+        for slot in range(number, N_SLOTS):  # the drained worker closes the last copies when it has answered
+            self._config.sockets.close_slot(slot)
         for slot in range(number):
             self._start_worker(slot)
 

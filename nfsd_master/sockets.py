@@ -43,10 +43,15 @@ class Sockets:
     udp_wanted: bool = True
 
     def close(self) -> None:
-        for sock in [*self.tcp, *(s for socks in self.udp.values() for s in socks)]:
+        self.close_tcp()
+        for sock in [s for socks in self.udp.values() for s in socks]:
+            sock.close()
+        self.udp.clear()
+
+    def close_tcp(self) -> None:
+        for sock in self.tcp:
             sock.close()
         self.tcp.clear()
-        self.udp.clear()
 
     def slot(self, number: int) -> list[socket.socket]:
         """The UDP sockets of slot `number`, bound now when it is new.  Raises OSError."""
