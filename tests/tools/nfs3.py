@@ -153,7 +153,8 @@ def unpack_fattr3(data: Unpacker) -> Fattr3:
     fsid, fileid = data.unpack_uhyper(), data.unpack_uhyper()
     times = [unpack_nfstime3(data) for _ in range(3)]
     assert all(nseconds < 10**9 for _, nseconds in times), f"nseconds {times}"
-    return Fattr3(kind, numbers[0], numbers[1], numbers[2], numbers[3], size, used, rdev, fsid, fileid, times[0], times[1], times[2])
+    mode, nlink, uid, gid = numbers
+    return Fattr3(kind, mode, nlink, uid, gid, size, used, rdev, fsid, fileid, times[0], times[1], times[2])
 
 
 Value = TypeVar("Value")

@@ -99,7 +99,8 @@ class ServerSet:
         if FOREIGN:
             return shlex.split(FOREIGN.format(**places))
         port = places["port"]
-        return [sys.executable, "-m", "nfsd_master.unfsd", "-d", "-p", "-l", "127.0.0.1", "-n", port, "-m", port, "-e", places["exports"], "-i", places["pidfile"], "--workers", str(self.workers), *self.options]
+        return [sys.executable, "-m", "nfsd_master.unfsd", "-d", "-p", "-l", "127.0.0.1", "-n", port, "-m", port,
+                "-e", places["exports"], "-i", places["pidfile"], "--workers", str(self.workers), *self.options]
 
     def environment(self) -> dict[str, str]:
         runtime = self.directory / "run"
