@@ -1,0 +1,117 @@
+"""mountd(8): serves MOUNT, and tells the server by nfssvc(2) what is exported to whom.
+
+    mountd [-dnlTtv] [-p port] [-h bindip]... [-i pidfile] [--relay-only] [--no-portmap] ... [exportsfile ...]
+    mountd why CLIENT PATH [USER] [exportsfile ...]
+    mountd convert --to bsd|linux|json [exportsfile ...]
+
+Exit status: 0 after TERM or INT; 1 when it cannot start (one line says why); 2 for a wrong option; -T: the number of errors.
+"""
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from . import convert, exports, lint, logs, why
+from .options import Options, parse
+from .privsep import set_title
+from .service import Service
+from .sockets import Sockets, bind_all
+
+log = logging.getLogger(__name__)
+
+
+class StartError(Exception):
+    """mountd cannot start; the text says what and where."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    verbs: dict[str, Callable[[list[str]], int]] = {"why": why.main, "convert": convert.main}
+    if words and words[0] in verbs:
+        return verbs[words[0]](words[1:])
+    options = parse(words)
+    if options.test:
+        return lint.check(options)
+    try:
+        return _serve(options)
+    except StartError as exc:
+        print(f"mountd: {exc}", file=sys.stderr)
+        return 1
+
+
+def _serve(options: Options) -> int:
+    parsed = exports.load(options.files, options.dialect)
+    for diagnostic in parsed.diagnostics:
+        print(f"mountd: {diagnostic}", file=sys.stderr)
+    if parsed.errors:
+        raise StartError(f"{len(parsed.errors)} errors in the exports; nothing is served")
+    pidfile = _take_pidfile(options.pidfile)
+    sockets = _bind(options)
+    _make_statedir(options.statedir)
+    if not options.debug:
+        _detach(options)
+    logs.set_up(options.debug, logging.DEBUG if options.verbose > 1 else logging.INFO)
+    set_title("mountd: privileged")
+    if pidfile is not None:
+        os.pwrite(pidfile, b"%d\n" % os.getpid(), 0)
+    service = Service(options, sockets, parsed.entries)
+    service.start()
+    service.loop.run()
+    service.end()
+    if options.pidfile:
+        Path(options.pidfile).unlink(missing_ok=True)
+    return 0
+
+
+def _bind(options: Options) -> Sockets:
+    if not options.listen:
+        return Sockets()
+    try:
+        return bind_all(options.port, options.hosts, options.transports)
+    except OSError as exc:
+        raise StartError(f"cannot bind {exc.strerror}") from None
+
+
+def _make_statedir(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StartError(f"{path}: {exc.strerror}") from None
+
+
+def _take_pidfile(path: str) -> int | None:
+    """The locked pid file; StartError names who holds it."""
+    if not path:
+        return None
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+        raise StartError(f"{path}: mountd runs already, pid {holder or 'unknown'}") from None
+    except OSError as exc:
+        raise StartError(f"{path}: {exc.strerror}") from None
+    os.ftruncate(fd, 0)
+    return fd
+
+
+def _detach(options: Options) -> None:
+    """Into the background; what could go wrong at start has gone wrong before."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        if fd != options.ready_fd:
+            os.dup2(null, fd)
+    os.chdir("/")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
