@@ -66,6 +66,8 @@ enum {
 	CONN_DETACHED_BYTES = 16 << 20,
 	RECORD_S = 30,            /* for a record to arrive, and one second more for each RECORD_RATE bytes that did */
 	RECORD_RATE = 4096,
+	YOUNG_S = 2,
+	HARD = 4,
 	STALL_S = 60,             /* a client that takes no byte of its replies for so long is closed */
 	ACCEPTS = 64,             /* a turn of a listening socket */
 	RELAYS = 32,              /* packets a turn */
@@ -173,8 +175,8 @@ struct engine {
 	u32 queue_head, queue_tail, n_queued;
 	u32 oldest, newest;
 	struct conn *morgue;
-	struct buf *graveyard, *pool[10];
-	u32 n_pool[10];
+	struct buf *graveyard, *pool[16]; /* CLASSES are used */
+	u32 n_pool[16];
 	struct program programs[MAX_PROGRAMS];
 	u32 n_programs, last_program;
 	u8 tails[MAX_ROWS];
@@ -210,12 +212,16 @@ static u64 now_ns(void)
 	return (u64)t.tv_sec * NS + (u64)t.tv_nsec;
 }
 
-/* ---- buffers: powers of two from 4 KiB to 2 MiB, a few of each kept, so that large writes do not fault in new pages */
+/* ---- buffers: powers of two from 4 KiB, and a record of wtmax; a few of each kept, so that large writes do not fault in
+ * new pages */
+
+enum { CLASSES = 9 };
+static const size_t class_size[CLASSES] = { 4096, 8192, 16384, 32768, 65536, 131072, 262144, 524288, MAX_RECORD };
 
 static int pool_class(size_t cap)
 {
 	int k = 0;
-	for (size_t s = 4096; s < cap && k < 10; s <<= 1)
+	while (k < CLASSES && class_size[k] < cap)
 		k++;
 	return k;
 }
@@ -224,13 +230,13 @@ static struct buf *buf_new(struct engine *e, size_t cap)
 {
 	int k = pool_class(cap);
 	struct buf *b;
-	if (k < 10 && e->pool[k]) {
+	if (k < CLASSES && e->pool[k]) {
 		b = e->pool[k];
 		e->pool[k] = b->next;
 		e->n_pool[k]--;
 	} else {
-		if (k < 10)
-			cap = (size_t)4096 << k;
+		if (k < CLASSES)
+			cap = class_size[k];
 		if (!(b = malloc(sizeof *b + cap)))
 			return NULL;
 		b->cap = cap;
@@ -245,8 +251,8 @@ static void buf_free(struct engine *e, struct buf *b)
 	if (!b)
 		return;
 	int k = pool_class(b->cap);
-	u32 keep = k < 6 ? 16 : 2; /* at most 16 * 252 KiB and 2 * 3.75 MiB */
-	if (k < 10 && b->cap == (size_t)4096 << k && e->n_pool[k] < keep) {
+	u32 keep = k < 6 ? 16 : 3; /* at most 16 * 252 KiB and 3 * 1.75 MiB */
+	if (k < CLASSES && b->cap == class_size[k] && e->n_pool[k] < keep) {
 		b->next = e->pool[k];
 		e->pool[k] = b;
 		e->n_pool[k]++;
@@ -559,8 +565,9 @@ static bool evict(struct engine *e, struct conn *except)
 	return true;
 }
 
-/* Over the budget for unfinished records: close the one whose record has been arriving longest. */
-static void evict_partial(struct engine *e, struct conn *except)
+/* Over the budget for unfinished records: close the one whose record has been arriving longest.  Honest ones arrive within
+ * YOUNG_S, and may have up to HARD times the budget for that. */
+static void evict_partial(struct engine *e, struct conn *except, size_t want)
 {
 	struct conn *victim = NULL;
 	for (u32 i = e->oldest; i != NONE; i = e->conns[i]->newer) {
@@ -568,7 +575,8 @@ static void evict_partial(struct engine *e, struct conn *except)
 		if (c != except && c->in_record && c->rec && (!victim || c->t_record < victim->t_record))
 			victim = c;
 	}
-	if (victim) {
+	bool hard = e->count.in_bytes + want > HARD * e->lim.in_budget;
+	if (victim && (hard || e->now - victim->t_record > YOUNG_S * NS)) {
 		e->count.evicted++;
 		kill_conn(e, victim);
 	}
@@ -1398,7 +1406,7 @@ static bool rec_room(struct engine *e, struct conn *c, size_t more)
 		want = want < some ? want : some;
 	}
 	if (e->count.in_bytes + want > e->lim.in_budget)
-		evict_partial(e, c);
+		evict_partial(e, c, want);
 	struct buf *b = in_new(e, want);
 	if (!b)
 		return false;
@@ -1483,6 +1491,14 @@ static const u8 *take(struct engine *e, struct conn *c, const u8 *p, const u8 *e
 	return c->dead ? NULL : p;
 }
 
+/* Less at a time when much is left already, so that leftovers of thousands of connections stay small. */
+static size_t bite_size(const struct engine *e)
+{
+	if (e->count.in_bytes < e->lim.in_budget / 4)
+		return BITE;
+	return e->count.in_bytes < e->lim.in_budget / 2 ? BITE / 4 : e->count.in_bytes < e->lim.in_budget ? BITE / 16 : BITE / 64;
+}
+
 /* One turn of a connection: first what is left from the last one, then the socket. */
 static void turn_conn(struct engine *e, struct conn *c)
 {
@@ -1518,8 +1534,8 @@ static void turn_conn(struct engine *e, struct conn *c)
 	}
 	while (!turn_over(e, c) && got < BITE && REGION - e->region_pos >= REGION_MIN) {
 		struct iovec iov[2];
-		size_t k = 0, straight = 0, bite = REGION - e->region_pos;
-		bite = bite < BITE ? bite : BITE;
+		size_t k = 0, straight = 0, bite = REGION - e->region_pos, most = bite_size(e);
+		bite = bite < most ? bite : most;
 		if (c->frag_left) {
 			if (!(c->rec && c->rec->cap > c->have) && !rec_room(e, c, 1))
 				goto bad;
@@ -1970,7 +1986,7 @@ void rpc_free(struct rpc_engine *pub)
 	buf_free(e, e->out);
 	buf_free(e, e->udp_out);
 	buf_free(e, e->relay_out);
-	for (int k = 0; k < 10; k++)
+	for (int k = 0; k < CLASSES; k++)
 		for (struct buf *b = e->pool[k], *next; b; b = next) {
 			next = b->next;
 			free(b);
