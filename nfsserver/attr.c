@@ -231,7 +231,7 @@ static const char arms[N_PROCS3 + 1] = "00wppppwwwwwww2lpppppw";
 
 static const struct stat *stat_if(i32 o, struct stat *st)
 {
-	return o >= 0 && W.objs[o].used && W.objs[o].fd >= 0 && !fstat(W.objs[o].fd, st) ? st : NULL;
+	return o >= 0 && W.objs[o].used && W.objs[o].fd >= 0 && !fd_stat(W.objs[o].fd, st) ? st : NULL;
 }
 
 /* Ends the call with an error: the fail arm of its result, with the attributes of the objects that the handle gate found

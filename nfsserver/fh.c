@@ -206,7 +206,7 @@ void vn_sweep(u32 now_s, u32 idle_s, u32 count)
 		struct obj *b = &W.objs[at];
 		if (!b->used || b->pins)
 			continue;
-		if (b->fd >= 0 && !fstat(b->fd, &st) && !st.st_nlink)
+		if (b->fd >= 0 && !fd_stat(b->fd, &st) && !st.st_nlink)
 			obj_drop((i32)at);
 		else if (now_s - b->touched >= idle_s)
 			obj_drop((i32)at);
@@ -216,7 +216,7 @@ void vn_sweep(u32 now_s, u32 idle_s, u32 count)
 /* Attributes of the object; ERR_STALE when it was removed. */
 int obj_stat(i32 o, struct stat *st)
 {
-	if (fstat(W.objs[o].fd, st))
+	if (fd_stat(W.objs[o].fd, st))
 		return status_of(errno);
 	if (!st->st_nlink && !W.objs[o].pins) {
 		W.row[S_FH_STALE]++;
@@ -250,12 +250,12 @@ static int round_trip(int mntfd)
 	struct kernel_handle k;
 	struct stat a, b;
 	int mntid, fd;
-	if (kernel_handle_of(mntfd, "", &k, &mntid) || fstat(mntfd, &a))
+	if (kernel_handle_of(mntfd, "", &k, &mntid) || fd_stat(mntfd, &a))
 		return 0;
 	fd = open_by_handle_at(mntfd, &k.h, O_PATH | O_CLOEXEC);
 	if (fd < 0)
 		return 0;
-	int same = !fstat(fd, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
+	int same = !fd_stat(fd, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 	close(fd);
 	return same;
 }
@@ -267,7 +267,7 @@ i32 fs_add(int fd, const u8 *fsid, int path_scheme)
 	struct stat st;
 	struct statfs sf;
 	struct kernel_handle k;
-	if (fstat(fd, &st) || fstatfs(fd, &sf))
+	if (fd_stat(fd, &st) || fstatfs(fd, &sf))
 		return -errno;
 	i32 i = fs_of_dev(st.st_dev);
 	if (i >= 0 && !fsid && W.fs[i].path_scheme >= path_scheme) {
@@ -347,7 +347,7 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 	int fd = open(path, O_PATH | O_CLOEXEC), dirfd;
 	if (fd < 0)
 		return errno;
-	if (fstat(fd, &st)) {
+	if (fd_stat(fd, &st)) {
 		close(fd);
 		return errno;
 	}
@@ -501,7 +501,7 @@ int vn_root(i32 exp, i32 *out)
 	int fd = fcntl(W.exps[exp].rootfd, F_DUPFD_CLOEXEC, 0);
 	if (fd < 0)
 		return status_of(errno);
-	if (fstat(fd, &st)) {
+	if (fd_stat(fd, &st)) {
 		close(fd);
 		return ERR_STALE;
 	}
@@ -516,7 +516,7 @@ static int is_root(i32 exp, const struct stat *st)
 int obj_is_root(i32 o)
 {
 	struct stat st;
-	return W.objs[o].ino == W.exps[W.objs[o].exp].root_ino && !fstat(W.objs[o].fd, &st) && is_root(W.objs[o].exp, &st);
+	return W.objs[o].ino == W.exps[W.objs[o].exp].root_ino && !fd_stat(W.objs[o].fd, &st) && is_root(W.objs[o].exp, &st);
 }
 
 /* Is `fd` inside the export?  Climbs to its root; only ".." asks, after a directory may have been moved out of the export. */
@@ -524,7 +524,7 @@ static int inside(i32 exp, int fd)
 {
 	struct stat st, up;
 	int at = fcntl(fd, F_DUPFD_CLOEXEC, 0), found = 0;
-	for (int i = 0; at >= 0 && i < 4096 && !fstat(at, &st); i++) { /* 4096: PATH_MAX of one-letter names is half of it */
+	for (int i = 0; at >= 0 && i < 4096 && !fd_stat(at, &st); i++) { /* 4096: PATH_MAX of one-letter names is half of it */
 		if ((found = is_root(exp, &st)))
 			break;
 		int next = openat(at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -532,7 +532,7 @@ static int inside(i32 exp, int fd)
 			break;
 		close(at);
 		at = next;
-		if (fstat(at, &up) || (up.st_dev == st.st_dev && up.st_ino == st.st_ino))
+		if (fd_stat(at, &up) || (up.st_dev == st.st_dev && up.st_ino == st.st_ino))
 			break;
 	}
 	if (at >= 0)
@@ -573,7 +573,7 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 	fd = openat(d->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	if (fd < 0)
 		return status_of(errno);
-	if (fstat(fd, st)) {
+	if (fd_stat(fd, st)) {
 		int e = errno;
 		close(fd);
 		return status_of(e);
@@ -644,7 +644,7 @@ u8 name_to_fh(i32 dir, const char *name, u8 *fh, i32 *o, struct stat *st)
 		return 0;
 	u8 len = mint_kernel(&W.exps[d->exp], &W.fs[d->fs], &k, fh);
 	*o = obj_find(fh, len);
-	if (*o >= 0 && W.objs[*o].exp_gen == W.generation && !fstat(W.objs[*o].fd, st) && st->st_nlink)
+	if (*o >= 0 && W.objs[*o].exp_gen == W.generation && !fd_stat(W.objs[*o].fd, st) && st->st_nlink)
 		return len;
 	*o = -1;
 	return fstatat(d->fd, name, st, AT_SYMLINK_NOFOLLOW) || (u64)st->st_dev != W.fs[d->fs].dev ? 0 : len;
@@ -665,7 +665,7 @@ static int walk(const struct export *e, int at, const u8 *chain, u32 depth, u64 
 {
 	struct stat st;
 	if (!depth) {
-		if (!fstat(at, &st) && st.st_ino == ino && proof_of(at, &st) == proof)
+		if (!fd_stat(at, &st) && st.st_ino == ino && proof_of(at, &st) == proof)
 			return at;
 		close(at);
 		return -1;
@@ -687,7 +687,7 @@ static int walk(const struct export *e, int at, const u8 *chain, u32 depth, u64 
 			int next = openat(at, d->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 			if (next < 0)
 				continue;
-			if (fstat(next, &st) || chain_byte(st.st_ino) != chain[0]
+			if (fd_stat(next, &st) || chain_byte(st.st_ino) != chain[0]
 			    || (st.st_dev != e->root_dev && !(e->flags & EX_CROSSMNT)))
 				close(next);
 			else
@@ -717,7 +717,7 @@ static int search_all(const struct export *e, int at, u64 ino, u32 proof, int de
 			int next = openat(at, d->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 			if (next < 0)
 				continue;
-			if (!fstat(next, &st) && st.st_ino == ino && proof_of(next, &st) == proof)
+			if (!fd_stat(next, &st) && st.st_ino == ino && proof_of(next, &st) == proof)
 				found = next;
 			else if (S_ISDIR(st.st_mode) && st.st_dev == e->root_dev)
 				found = search_all(e, next, ino, proof, depth + 1);
@@ -796,7 +796,7 @@ static int open_handle(const u8 *fh, u32 len, i32 *out)
 	}
 	if (fd < 0)
 		return fh[1] & FH_PATH || errno == ESTALE || errno == EINVAL || errno == ENOENT ? ERR_STALE : status_of(errno);
-	if (fstat(fd, &st) || !st.st_nlink) {
+	if (fd_stat(fd, &st) || !st.st_nlink) {
 		close(fd);
 		return ERR_STALE;
 	}

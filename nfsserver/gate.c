@@ -164,10 +164,9 @@ int vn_init(int state_fd, u32 slot, const u8 key[16], u32 max_objs, int root, in
 	W.objs = calloc(max_objs, sizeof *W.objs);
 	W.verdicts = calloc(N_VERDICT, sizeof *W.verdicts);
 	W.grants = calloc(N_GRANT, sizeof *W.grants);
-	W.dents = malloc(65536);
 	W.exps = calloc(1, sizeof *W.exps);
 	W.procfd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (!W.objs || !W.verdicts || !W.grants || !W.dents || !W.exps)
+	if (!W.objs || !W.verdicts || !W.grants || !W.exps)
 		return ENOMEM;
 	if (W.procfd < 0)
 		return errno;

@@ -1,4 +1,4 @@
-/* ops.c: one function a vnode operation.  Each decodes what is left of its arguments, does the system calls as the caller, and
+/* ops.c: one function a vnode operation (directories' contents: dir.c).  Each decodes what is left of its arguments, does the system calls as the caller, and
  * writes the result.  c->obj is the object that the gate found; rights (read-only, ...) were checked before.  RFC 1813 section 3.3. */
 #include "vnode.h"
 #include <dirent.h>
@@ -9,18 +9,10 @@
 #include <sys/sysmacros.h>
 #include <sys/uio.h>
 
-#define ATTR 84                 /* fattr3 */
-#define POST (4 + ATTR)         /* post_op_attr */
-#define WCC (4 + 24 + POST)     /* wcc_data */
-#define FH3 (4 + FH_MAX)
 #define RTMAX (1u << 20)        /* rtmax, wtmax over TCP */
-#define UDPMAX 32768u           /* over UDP: a reply with its headers stays under 64 KiB */
-#define DIRMAX (1u << 20)       /* largest READDIR reply */
 
 static u32 transfer_max(const struct call *c) { return c->proto == RPC_UDP ? UDPMAX : RTMAX; }
 
-static int is_dir(i32 o) { return W.objs[o].type == S_IFDIR >> 12; }
-static int is_reg(i32 o) { return W.objs[o].type == S_IFREG >> 12; }
 
 /* ---- Changes to a directory: pre-operation attributes are taken under a lock that all workers share. */
 
@@ -30,12 +22,12 @@ static void change_begin(struct change *ch, i32 dir)
 {
 	ch->dir = dir;
 	ch->lock = dir_lock(W.fs[W.objs[dir].fs].dev, W.objs[dir].ino);
-	ch->has_pre = ch->lock && !fstat(W.objs[dir].fd, &ch->pre);
+	ch->has_pre = ch->lock && !fd_stat(W.objs[dir].fd, &ch->pre);
 }
 
 static void change_end(struct change *ch)
 {
-	if (fstat(W.objs[ch->dir].fd, &ch->post))
+	if (fd_stat(W.objs[ch->dir].fd, &ch->post))
 		ch->has_pre = -1;
 	dir_unlock(ch->lock);
 }
@@ -307,7 +299,7 @@ int vn_read(struct call *c)
 		return status_of(errno);
 	if (!got)
 		return pool_read(c, fd, offset, count);
-	if (fstat(fd, &st))
+	if (fd_stat(fd, &st))
 		return status_of(errno);
 	if (!got)
 		return ERR_IO;
@@ -431,7 +423,7 @@ int finish_commit(struct call *c)
 	if (reply_open(c, 4 + WCC + 8))
 		return V_DROP;
 	put_u32(c, OK);
-	put_wcc(c, c->obj, NULL, fstat(b->fd, &st) ? NULL : &st);
+	put_wcc(c, c->obj, NULL, fd_stat(b->fd, &st) ? NULL : &st);
 	memcpy(c->rep, &W.state[H_VERIFIER], 8);
 	c->rep += 8;
 	return vn_close(c, OK);
@@ -443,7 +435,7 @@ int finish_commit(struct call *c)
 static int reply_made(struct call *c, struct change *ch, i32 o, int extra_sync)
 {
 	struct stat st;
-	int fd = is_async(c) ? -1 : sync_fd(ch->dir), has = o >= 0 && !fstat(W.objs[o].fd, &st);
+	int fd = is_async(c) ? -1 : sync_fd(ch->dir), has = o >= 0 && !fd_stat(W.objs[o].fd, &st);
 	if (fd >= 0 && extra_sync && o >= 0) {
 		int file = sync_fd(o);
 		if (file >= 0 && fsync(file))
@@ -478,7 +470,6 @@ static int dir_ready(struct call *c, i32 dir)
 	return ident_become(c->ident) ? ERR_JUKEBOX : 0;
 }
 
-static int is_dots(const char *name) { return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])); }
 
 /* Attributes of a new object beyond its mode.  As a kernel server does: who may not give a file away keeps it. */
 static int dress(struct call *c, i32 o, struct sattr *s, int *changed)
@@ -505,7 +496,7 @@ static int made_object(struct call *c, i32 dir, const char *name, int fd, i32 *o
 	if (fd < 0)
 		return obj_from_name(c, dir, name, o, &st);
 	int path = openat(W.procfd, procpath(fd, buf), O_PATH | O_CLOEXEC);
-	if (path < 0 || fstat(path, &st)) {
+	if (path < 0 || fd_stat(path, &st)) {
 		int e = errno;
 		if (path >= 0)
 			close(path);
@@ -593,7 +584,7 @@ int vn_create(struct call *c)
 	if (!status && how == 2) {
 		struct stat st;
 		struct timespec t[2];
-		if (fstat(fd, &st))
+		if (fd_stat(fd, &st))
 			status = status_of(errno);
 		else {
 			exclusive_times(dir, &st, verf, t);
@@ -802,8 +793,8 @@ static void change_both(struct change *a, i32 dir_a, struct change *b, i32 dir_b
 	a->dir = dir_a;
 	b->dir = dir_b;
 	dir_lock_both(W.fs[x->fs].dev, x->ino, W.fs[y->fs].dev, y->ino, &a->lock, &b->lock);
-	a->has_pre = a->lock && !fstat(x->fd, &a->pre);
-	b->has_pre = a->lock && !fstat(y->fd, &b->pre);
+	a->has_pre = a->lock && !fd_stat(x->fd, &a->pre);
+	b->has_pre = a->lock && !fd_stat(y->fd, &b->pre);
 }
 
 int vn_rename(struct call *c)
@@ -868,7 +859,7 @@ int vn_link(struct call *c)
 	change_begin(&ch, c->obj2);
 	status = linkat(W.procfd, procpath(W.objs[c->obj].fd, buf), W.objs[c->obj2].fd, name, AT_SYMLINK_FOLLOW) ? status_of(errno) : 0;
 	change_end(&ch);
-	int has = !fstat(W.objs[c->obj].fd, &st);
+	int has = !fd_stat(W.objs[c->obj].fd, &st);
 	if (!status)
 		return reply_changed(c, &ch, NULL, has ? &st : NULL, 1);
 	if (reply_open(c, 4 + POST + WCC))
@@ -948,163 +939,4 @@ int vn_pathconf(struct call *c)
 	put_u32(c, 0);         /* case_insensitive */
 	put_u32(c, 1);         /* case_preserving */
 	return vn_close(c, OK);
-}
-
-/* ---- Directories */
-
-struct dirent64_ { u64 ino; int64_t off; u16 len; u8 type; char name[]; };
-
-#define DENTS 65536u   /* bytes a getdents64 may return: a page of 32 KiB of READDIR3res holds no more */
-
-struct listing {
-	struct call *c;
-	i32 dir;
-	int plus, strict, root;
-	u32 limit, dircount, names; /* bytes of the whole result; of the names alone (READDIRPLUS), and how many there are */
-	u64 dir_ino;
-};
-
-/* post_op_attr and post_op_fh3 of one entry.  Not strict: the directory has not changed for 10 ms and is looked at again afterwards,
- * so a handle and attributes from two look-ups of a name are those of one object. */
-static void put_entry_plus(struct listing *l, const char *name)
-{
-	struct stat st;
-	struct call *c = l->c;
-	u8 fh[FH_MAX], len = 0;
-	i32 o = -1;
-	if (!l->strict && !is_dots(name))
-		len = name_to_fh(l->dir, name, fh, &o, &st);
-	if (!len && !obj_from_name(c, l->dir, name, &o, &st)) {
-		len = W.objs[o].fhlen;
-		memcpy(fh, W.objs[o].fh, len);
-	}
-	if (!len) {
-		put_u64(c, 0);
-		return;
-	}
-	put_post_op(c, o >= 0 ? o : l->dir, &st);
-	put_u32(c, 1);
-	put_opaque(c, fh, len);
-}
-
-/* One entry.  0: it does not fit. */
-static int put_entry(struct listing *l, const struct dirent64_ *d)
-{
-	struct call *c = l->c;
-	u32 n = (u32)strlen(d->name), size = 4 + 8 + 4 + ((n + 3) & ~3u) + 8 + (l->plus ? POST + 4 + FH3 : 0);
-	if ((u32)(c->rep - c->res) + size + 8 > l->limit)
-		return 0;
-	if (l->plus && l->names && l->dircount < 24 + n)
-		return 0;
-	l->dircount -= l->dircount < 24 + n ? l->dircount : 24 + n;
-	u64 ino = l->root && d->name[0] == '.' && d->name[1] == '.' && n == 2 ? l->dir_ino : d->ino;
-	if (W.exps[W.objs[l->dir].exp].flags & EX_FILEID32)
-		ino = (u32)(ino ^ ino >> 32);
-	put_u32(c, 1);
-	put_u64(c, ino);
-	put_opaque(c, d->name, n);
-	put_u64(c, (u64)d->off);
-	if (l->plus)
-		put_entry_plus(l, d->name);
-	l->names++;
-	return 1;
-}
-
-/* Entries from `cookie` on.  1: the end was seen; 0: more to come; -1: errno. */
-static int list_from(struct listing *l, int fd, u64 cookie)
-{
-	u32 want = l->limit / (l->plus ? 4 : 1);
-	want = want < 1024 ? 1024 : want > DENTS ? DENTS : want;
-	if (lseek(fd, (off_t)cookie, SEEK_SET) < 0)
-		return -1;
-	for (;;) {
-		long n = syscall(SYS_getdents64, fd, W.dents, want);
-		if (n <= 0)
-			return n < 0 ? -1 : 1;
-		for (long pos = 0; pos < n;) {
-			const struct dirent64_ *d = (const void *)(W.dents + pos);
-			pos += d->len;
-			if (!put_entry(l, d))
-				return 0;
-		}
-	}
-}
-
-static int settled(const struct stat *st)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_REALTIME, &now);
-	return (now.tv_sec - st->st_ctim.tv_sec) * 1000000000ll + now.tv_nsec - st->st_ctim.tv_nsec > 10000000;
-}
-
-static int list(struct call *c, int plus, u64 cookie, u32 dircount, u32 count)
-{
-	struct stat st, after;
-	int fd, status = obj_open(c, c->obj, 0, &fd);
-	if (status)
-		return status;
-	if ((status = obj_stat(c->obj, &st)))
-		return status;
-	u32 most = c->proto == RPC_UDP ? UDPMAX : DIRMAX;
-	struct listing l = { .c = c, .dir = c->obj, .plus = plus, .strict = !settled(&st), .limit = count > most ? most : count,
-			     .dircount = dircount, .root = obj_is_root(c->obj), .dir_ino = (u64)st.st_ino };
-	if (l.limit < 4 + POST + 8 + 8)
-		return ERR_TOOSMALL;
-	if (plus && become_searcher(c, c->obj, &st))
-		return ERR_JUKEBOX;
-	W.objs[c->obj].pins++; /* entries may push others out of the cache */
-	int end;
-again:
-	if (reply_open(c, l.limit + 64)) {
-		W.objs[c->obj].pins--;
-		return V_DROP;
-	}
-	put_u32(c, OK);
-	put_post_op(c, c->obj, &st);
-	put_u64(c, 0); /* cookieverf: cookies are the file system's own and stay good */
-	end = list_from(&l, fd, cookie);
-	int err = errno;
-	if (end >= 0 && plus && !l.strict && (fstat(fd, &after) || after.st_mtim.tv_nsec != st.st_mtim.tv_nsec
-					      || after.st_mtim.tv_sec != st.st_mtim.tv_sec)) {
-		l.strict = 1;
-		l.names = 0;
-		l.dircount = dircount;
-		goto again;
-	}
-	W.objs[c->obj].pins--;
-	if (end < 0)
-		return err == EINVAL ? ERR_BAD_COOKIE : status_of(err);
-	if (!end && !l.names)
-		return ERR_TOOSMALL;
-	put_u32(c, 0);
-	put_u32(c, end == 1);
-	return vn_close(c, OK);
-}
-
-int vn_readdir(struct call *c)
-{
-	if (garbage(c, c->arg, 20))
-		return V_GARBAGE;
-	u64 cookie = get_u64(c->arg), verf = get_u64(c->arg + 8);
-	u32 count = get_u32(c->arg + 16);
-	if (!is_dir(c->obj))
-		return ERR_NOTDIR;
-	if ((verf && cookie) || cookie > INT64_MAX)
-		return ERR_BAD_COOKIE;
-	return list(c, 0, cookie, ~0u, count);
-}
-
-int vn_readdirplus(struct call *c)
-{
-	if (garbage(c, c->arg, 24))
-		return V_GARBAGE;
-	u64 cookie = get_u64(c->arg), verf = get_u64(c->arg + 8);
-	u32 dircount = get_u32(c->arg + 16), maxcount = get_u32(c->arg + 20);
-	if (!is_dir(c->obj))
-		return ERR_NOTDIR;
-	if (W.exps[W.objs[c->obj].exp].flags & EX_NORDIRPLUS)
-		return ERR_NOTSUPP;
-	if ((verf && cookie) || cookie > INT64_MAX)
-		return ERR_BAD_COOKIE;
-	return list(c, 1, cookie, dircount ? dircount : ~0u, maxcount);
 }

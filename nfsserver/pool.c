@@ -148,7 +148,7 @@ int pool_read(struct call *c, int fd, u64 offset, u32 count)
 	if (d)
 		return submit(d, JOB_READ, fd, offset, count);
 	ssize_t n = pread(fd, c->res + 4 + 88 + 12, count, (off_t)offset);
-	if (n < 0 || fstat(fd, &st))
+	if (n < 0 || fd_stat(fd, &st))
 		return status_of(errno);
 	finish_read(c, offset, (u32)n, &st);
 	return vn_close(c, OK);
@@ -172,7 +172,7 @@ int vn_done(struct call *c)
 	if (c->state != 3 && c->drc == 0 && job.c != c)
 		return ERR_SERVERFAULT;
 	if (job.kind == JOB_READ) {
-		if (job.err || fstat(job.fd, &st))
+		if (job.err || fd_stat(job.fd, &st))
 			return job.err == ENOMEM ? ERR_JUKEBOX : status_of(job.err ? job.err : errno);
 		finish_read(c, job.offset, (u32)job.n, &st);
 		return vn_close(c, OK);

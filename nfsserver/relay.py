@@ -52,7 +52,7 @@ class MountRelay:
             self._sock.close()
             self._sock = None
         for call in self._waiting.values():
-            call.eng.drop(call)
+            rpc.rpc_drop(call)
         self._waiting.clear()
 
     def _pass_on(self, call: Call) -> None:
@@ -63,7 +63,7 @@ class MountRelay:
         message, size, head = ffi.new("const u8 **"), ffi.new("size_t *"), ffi.new("struct rpc_relay_head *")
         serial = next(self._serials) & 0xFFFFFFFF
         if rpc.rpc_message(call, message, size) < 0:
-            call.eng.deny(call, _SYSTEM_ERR)
+            rpc.rpc_deny(call, _SYSTEM_ERR)
             return
         rpc.rpc_relay(call, serial, head)
         packet = ffi.buffer(head)[:] + ffi.buffer(message[0], size[0])[:]
@@ -83,14 +83,14 @@ class MountRelay:
     @staticmethod
     def _refuse(call: Call) -> None:
         if call.proto == 17:
-            call.eng.drop(call)
+            rpc.rpc_drop(call)
         else:
-            call.eng.deny(call, _SYSTEM_ERR)
+            rpc.rpc_deny(call, _SYSTEM_ERR)
 
     def _late(self, serial: int) -> None:
         call = self._waiting.pop(serial, None)
         if call is not None:
-            call.eng.drop(call)
+            rpc.rpc_drop(call)
 
     def _replies(self) -> None:
         from oncrpc._rpc import lib as rpc

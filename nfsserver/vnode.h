@@ -20,6 +20,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 #include "../oncrpc/rpc.h"
@@ -122,7 +123,6 @@ struct worker {
 	u32 now_s;
 	u64 n_dirty;
 	int nfsstat[256];        /* errno -> nfsstat3 */
-	u8 *dents;               /* getdents64 buffer */
 };
 extern struct worker W;
 
@@ -158,6 +158,28 @@ const char *procpath(int fd, char buf[32]);
 i32 obj_of_kernel_handle(i32 dir, const struct file_handle *h);
 u8 name_to_fh(i32 dir, const char *name, u8 *fh, i32 *o, struct stat *st);
 int fs_is_readonly(i32 o);
+
+/* fstat(2).  glibc before 2.39 makes it newfstatat(fd, "", AT_EMPTY_PATH), which copies and checks a string each time: twice the
+ * price.  On 64-bit machines the kernel's struct stat is glibc's. */
+static inline int fd_stat(int fd, struct stat *st)
+{
+#if defined(SYS_fstat) && __SIZEOF_LONG__ == 8
+	return (int)syscall(SYS_fstat, fd, st);
+#else
+	return fstat(fd, st);
+#endif
+}
+
+/* Sizes of XDR that several results share. */
+#define ATTR 84                 /* fattr3 */
+#define POST (4 + ATTR)         /* post_op_attr */
+#define WCC (4 + 24 + POST)     /* wcc_data */
+#define FH3 (4 + FH_MAX)
+#define UDPMAX 32768u           /* over UDP: a reply with its headers stays under 64 KiB */
+
+static inline int is_dir(i32 o) { return W.objs[o].type == S_IFDIR >> 12; }
+static inline int is_reg(i32 o) { return W.objs[o].type == S_IFREG >> 12; }
+static inline int is_dots(const char *name) { return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])); }
 
 /* ops.c */
 void finish_read(struct call *c, u64 offset, u32 n, const struct stat *st);

@@ -31,6 +31,7 @@ from nfssvc_shim.records import (
     unpack_getfh_args,
     unpack_nfsd_args,
 )
+from oncrpc._rpc import lib as rpc
 from oncrpc.server import Limits, Raw, Server
 from oncrpc.xdr import Packer, Unpacker, XdrError
 
@@ -138,7 +139,7 @@ class Worker:
             lib.vn_fail(call, status)
         elif status == lib.V_DROP:
             lib.drc_forget(call)
-            call.eng.drop(call)
+            rpc.rpc_drop(call)
 
     def _ask_grant(self, call: Call, row: Raw) -> None:
         expid = lib.vn_expid(call)
@@ -157,12 +158,12 @@ class Worker:
     @staticmethod
     def _garbage(call: Call, row: Raw) -> None:
         lib.drc_forget(call)
-        call.eng.deny(call, GARBAGE_ARGS)
+        rpc.rpc_deny(call, GARBAGE_ARGS)
 
     @staticmethod
     def _drop(call: Call, row: Raw) -> None:
         lib.drc_forget(call)
-        call.eng.drop(call)
+        rpc.rpc_drop(call)
 
     def _stalled(self, call: Call, row: Raw) -> None:
         """The table of this generation is on its way: its message is taken now, in the middle of the batch."""

@@ -1,0 +1,297 @@
+/* dir.c: READDIR and READDIRPLUS.
+ *
+ * Cookies are the file system's own d_off, which it promises to keep while other entries come and go, also over our restart; so
+ * the cookie verifier is always 0.  What a directory holds is kept (`struct listing`) while its ctime stands and was older than
+ * 10 ms when it was read: a file system hashes and sorts all names of a directory again for every getdents64 that starts anew.
+ * Names and handles of a kept listing are exact; attributes are asked for each time.  Larger directories are read from the file
+ * system, piece by piece. */
+#include "vnode.h"
+#include <string.h>
+#include <sys/syscall.h>
+
+struct dirent64_ { u64 ino; int64_t off; u16 len; u8 type; char name[]; };
+
+#define DIRMAX (1u << 20)    /* largest reply, as rtmax */
+#define DENTS 65536u         /* bytes one getdents64 may return */
+#define KEPT 16              /* listings kept, */
+#define KEPT_BYTES 262144u   /* of directories up to this size: about 8,000 names */
+
+struct kept_fh { u8 len; u8 fh[FH_MAX]; i32 obj; u32 obj_serial; };
+
+struct listing {
+	u32 obj_serial;
+	u64 ctime_ns;
+	u8 *data;                /* struct dirent64_ after one another */
+	u32 len, n;
+	struct kept_fh *fhs;     /* by entry; made when READDIRPLUS asks */
+	u64 next_cookie;         /* where the last page ended: most clients go on there */
+	u32 next_pos, next_index;
+	u32 used;
+};
+
+static struct listing kept[KEPT];
+static u32 clock_hand;
+static u8 dents[DENTS];
+
+struct page {
+	struct call *c;
+	i32 dir;
+	int plus, strict, root, cache;
+	u32 limit, dircount, names; /* bytes of the whole result; of the names alone (READDIRPLUS), and how many there are */
+	u64 dir_ino;
+};
+
+static u64 ns_of(const struct timespec *t) { return (u64)t->tv_sec * 1000000000u + (u64)t->tv_nsec; }
+
+/* No change of this directory can hide in the tick of the clock that its ctime shows. */
+static int settled(const struct stat *st)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return ns_of(&now) > ns_of(&st->st_ctim) + 10000000u;
+}
+
+/* ---- Entries */
+
+/* post_op_attr and post_op_fh3 of an entry.  In a directory that is settled, and looked at again afterwards, a handle and
+ * attributes from two look-ups of one name are those of one object; else it takes a descriptor. */
+static void put_plus(struct page *pg, const char *name, struct kept_fh *k)
+{
+	struct stat st;
+	struct call *c = pg->c;
+	u8 fh[FH_MAX], len = 0;
+	i32 o = -1;
+	if (k && k->len) {
+		if (k->obj >= 0 && W.objs[k->obj].serial == k->obj_serial && !fd_stat(W.objs[k->obj].fd, &st) && st.st_nlink)
+			o = k->obj, len = k->len;
+		else if (!fstatat(W.objs[pg->dir].fd, name, &st, AT_SYMLINK_NOFOLLOW))
+			len = k->len;
+		memcpy(fh, k->fh, k->len);
+	} else if (k && pg->cache && !is_dots(name)) {
+		/* A small directory's objects are kept open: fstat() costs half of fstatat(), and the client asks for them next. */
+		if (!obj_from_name(c, pg->dir, name, &o, &st)) {
+			len = W.objs[o].fhlen;
+			memcpy(fh, W.objs[o].fh, len);
+			*k = (struct kept_fh){ .len = len, .obj = o, .obj_serial = W.objs[o].serial };
+			memcpy(k->fh, fh, len);
+		}
+	} else if (!pg->strict && !is_dots(name)) {
+		len = name_to_fh(pg->dir, name, fh, &o, &st);
+		if (len && k) {
+			*k = (struct kept_fh){ .len = len, .obj = o, .obj_serial = o >= 0 ? W.objs[o].serial : 0 };
+			memcpy(k->fh, fh, len);
+		}
+	}
+	if (!len && !obj_from_name(c, pg->dir, name, &o, &st)) {
+		len = W.objs[o].fhlen;
+		memcpy(fh, W.objs[o].fh, len);
+	}
+	if (!len) {
+		put_u64(c, 0);
+		return;
+	}
+	put_post_op(c, o >= 0 ? o : pg->dir, &st);
+	put_u32(c, 1);
+	put_opaque(c, fh, len);
+}
+
+/* One entry.  0: it does not fit. */
+static int put_entry(struct page *pg, const struct dirent64_ *d, struct kept_fh *k)
+{
+	struct call *c = pg->c;
+	u32 n = (u32)strlen(d->name), size = 4 + 8 + 4 + ((n + 3) & ~3u) + 8 + (pg->plus ? POST + 4 + FH3 : 0);
+	if ((u32)(c->rep - c->res) + size + 8 > pg->limit)
+		return 0;
+	if (pg->plus && pg->names && pg->dircount < 24 + n)
+		return 0;
+	pg->dircount -= pg->dircount < 24 + n ? pg->dircount : 24 + n;
+	u64 ino = pg->root && n == 2 && is_dots(d->name) ? pg->dir_ino : d->ino; /* above the root there is nothing to name */
+	if (W.exps[W.objs[pg->dir].exp].flags & EX_FILEID32)
+		ino = (u32)(ino ^ ino >> 32);
+	put_u32(c, 1);
+	put_u64(c, ino);
+	put_opaque(c, d->name, n);
+	put_u64(c, (u64)d->off);
+	if (pg->plus)
+		put_plus(pg, d->name, k);
+	pg->names++;
+	return 1;
+}
+
+/* ---- Kept listings */
+
+static struct listing *find_kept(u32 obj_serial, u64 ctime_ns)
+{
+	for (u32 i = 0; i < KEPT; i++)
+		if (kept[i].obj_serial == obj_serial && kept[i].ctime_ns == ctime_ns && kept[i].data)
+			return &kept[i];
+	return NULL;
+}
+
+/* Reads the whole directory; NULL when it is too large to keep, or on an error (the plain way will report it). */
+static struct listing *keep(i32 dir, int fd, const struct stat *st)
+{
+	u8 *data = malloc(KEPT_BYTES);
+	u32 len = 0, n = 0;
+	long got = 0;
+	if (!data || lseek(fd, 0, SEEK_SET) < 0)
+		got = -1;
+	while (got >= 0 && len < KEPT_BYTES - 1024 && (got = syscall(SYS_getdents64, fd, data + len, KEPT_BYTES - len)) > 0)
+		len += (u32)got;
+	if (got) {
+		free(data);
+		return NULL;
+	}
+	for (u32 pos = 0; pos < len; n++)
+		pos += ((struct dirent64_ *)(data + pos))->len;
+	struct listing *l = &kept[clock_hand];
+	for (u32 i = 0; i < KEPT && l->used; i++, l = &kept[clock_hand = (clock_hand + 1) % KEPT])
+		l->used = 0;
+	clock_hand = (clock_hand + 1) % KEPT;
+	free(l->data);
+	free(l->fhs);
+	u8 *fit = realloc(data, len ? len : 1);
+	*l = (struct listing){ .obj_serial = W.objs[dir].serial, .ctime_ns = ns_of(&st->st_ctim), .data = fit ? fit : data, .len = len, .n = n };
+	return l;
+}
+
+/* 1: the end was seen; 0: more to come; -1: that cookie is none of this directory. */
+static int list_kept(struct page *pg, struct listing *l, u64 cookie)
+{
+	u32 pos = 0, i = 0;
+	l->used = 1;
+	if (cookie && cookie == l->next_cookie) {
+		pos = l->next_pos;
+		i = l->next_index;
+	} else if (cookie) {
+		const struct dirent64_ *d = NULL;
+		while (pos < l->len && (!d || (u64)d->off != cookie)) {
+			d = (const void *)(l->data + pos);
+			pos += d->len;
+			i++;
+		}
+		if (!d || (u64)d->off != cookie)
+			return -1;
+	}
+	pg->cache = l->n < W.max_objs / 8;
+	if (pg->plus && !l->fhs)
+		l->fhs = calloc(l->n ? l->n : 1, sizeof *l->fhs);
+	while (pos < l->len) {
+		const struct dirent64_ *d = (const void *)(l->data + pos);
+		if (!put_entry(pg, d, pg->plus && l->fhs ? &l->fhs[i] : NULL))
+			return 0;
+		pos += d->len;
+		i++;
+		l->next_cookie = (u64)d->off;
+		l->next_pos = pos;
+		l->next_index = i;
+	}
+	return 1;
+}
+
+/* ---- From the file system */
+
+static int list_read(struct page *pg, int fd, u64 cookie)
+{
+	u32 want = pg->limit / (pg->plus ? 4 : 1);
+	want = want < 1024 ? 1024 : want > DENTS ? DENTS : want;
+	if (lseek(fd, (off_t)cookie, SEEK_SET) < 0)
+		return -1;
+	for (;;) {
+		long n = syscall(SYS_getdents64, fd, dents, want);
+		if (n <= 0)
+			return n < 0 ? -1 : 1;
+		for (long pos = 0; pos < n;) {
+			const struct dirent64_ *d = (const void *)(dents + pos);
+			pos += d->len;
+			if (!put_entry(pg, d, NULL))
+				return 0;
+		}
+	}
+}
+
+static int list_from(struct page *pg, int fd, u64 cookie, const struct stat *st)
+{
+	struct listing *l = pg->strict ? NULL : find_kept(W.objs[pg->dir].serial, ns_of(&st->st_ctim));
+	if (!l && !pg->strict && !cookie && st->st_size <= 2 * (off_t)KEPT_BYTES)
+		l = keep(pg->dir, fd, st);
+	int end = l ? list_kept(pg, l, cookie) : -1;
+	return end >= 0 ? end : list_read(pg, fd, cookie);
+}
+
+static int begin(struct page *pg, const struct stat *st)
+{
+	struct call *c = pg->c;
+	if (reply_open(c, pg->limit + 64))
+		return -1;
+	put_u32(c, OK);
+	put_post_op(c, pg->dir, st);
+	put_u64(c, 0);
+	return 0;
+}
+
+static int list(struct call *c, int plus, u64 cookie, u32 dircount, u32 count)
+{
+	struct stat st, after;
+	int fd, status = obj_open(c, c->obj, 0, &fd);
+	if (status || (status = obj_stat(c->obj, &st)))
+		return status;
+	u32 most = c->proto == RPC_UDP ? UDPMAX : DIRMAX;
+	struct page pg = { .c = c, .dir = c->obj, .plus = plus, .strict = !settled(&st), .limit = count > most ? most : count,
+			   .dircount = dircount, .root = obj_is_root(c->obj), .dir_ino = (u64)st.st_ino };
+	if (pg.limit < 4 + POST + 8 + 8)
+		return ERR_TOOSMALL;
+	if (plus && become_searcher(c, c->obj, &st))
+		return ERR_JUKEBOX;
+	W.objs[c->obj].pins++; /* entries may push others out of the cache */
+	int end, err = 0;
+	for (;;) {
+		if (begin(&pg, &st)) {
+			W.objs[c->obj].pins--;
+			return V_DROP;
+		}
+		end = list_from(&pg, fd, cookie, &st);
+		err = errno;
+		if (end < 0 || pg.strict || !plus || (!fd_stat(fd, &after) && ns_of(&after.st_ctim) == ns_of(&st.st_ctim)))
+			break;
+		pg.strict = 1; /* a name changed under us */
+		pg.names = 0;
+		pg.dircount = dircount;
+	}
+	W.objs[c->obj].pins--;
+	if (end < 0)
+		return err == EINVAL ? ERR_BAD_COOKIE : status_of(err);
+	if (!end && !pg.names)
+		return ERR_TOOSMALL;
+	put_u32(c, 0);
+	put_u32(c, end == 1);
+	return vn_close(c, OK);
+}
+
+int vn_readdir(struct call *c)
+{
+	if (garbage(c, c->arg, 20))
+		return V_GARBAGE;
+	u64 cookie = get_u64(c->arg), verf = get_u64(c->arg + 8);
+	u32 count = get_u32(c->arg + 16);
+	if (!is_dir(c->obj))
+		return ERR_NOTDIR;
+	if ((verf && cookie) || cookie > INT64_MAX)
+		return ERR_BAD_COOKIE;
+	return list(c, 0, cookie, ~0u, count);
+}
+
+int vn_readdirplus(struct call *c)
+{
+	if (garbage(c, c->arg, 24))
+		return V_GARBAGE;
+	u64 cookie = get_u64(c->arg), verf = get_u64(c->arg + 8);
+	u32 dircount = get_u32(c->arg + 16), maxcount = get_u32(c->arg + 20);
+	if (!is_dir(c->obj))
+		return ERR_NOTDIR;
+	if (W.exps[W.objs[c->obj].exp].flags & EX_NORDIRPLUS)
+		return ERR_NOTSUPP;
+	if ((verf && cookie) || cookie > INT64_MAX)
+		return ERR_BAD_COOKIE;
+	return list(c, 1, cookie, dircount ? dircount : ~0u, maxcount);
+}
