@@ -11,6 +11,7 @@ import logging
 import socket
 import struct
 
+from oncrpc._rpc import lib as rpc
 from oncrpc.server import Procedure, Program, Server
 
 from ._vnode import ffi
@@ -56,7 +57,6 @@ class MountRelay:
         self._waiting.clear()
 
     def _pass_on(self, call: Call) -> None:
-        from oncrpc._rpc import lib as rpc
         if self._sock is None or len(self._waiting) >= MAX_WAITING:
             self._refuse(call)
             return
@@ -93,7 +93,6 @@ class MountRelay:
             rpc.rpc_drop(call)
 
     def _replies(self) -> None:
-        from oncrpc._rpc import lib as rpc
         while self._sock is not None:
             try:
                 packet = self._sock.recv(MAX_REPLY + 4)
