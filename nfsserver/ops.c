@@ -66,6 +66,26 @@ static int sync_fd(i32 o)
 	return b->rfd;
 }
 
+/* ---- What was there before a change, for the case that this worker dies before it answers (drc.c).  Whoever takes the retransmission
+ * over compares that with what is there now: absent before and there now, or the other way round, is this call's own doing, as long
+ * as nobody else touches the name. */
+
+#define NOTE (1ull << 63)
+#define NOTE_THERE (1ull << 62)
+#define NOTE_INO (NOTE_THERE - 1)
+
+static void note_name(struct call *c, i32 dir, const char *name)
+{
+	struct stat st;
+	if (!c->drc || c->word[1]) /* taken over: the first note stands */
+		return;
+	int there = !fstatat(W.objs[dir].fd, name, &st, AT_SYMLINK_NOFOLLOW);
+	drc_note(c, there ? NOTE | NOTE_THERE | ((u64)st.st_ino & NOTE_INO) : NOTE);
+}
+
+static int was_absent(const struct call *c) { return c->word[1] && !(c->word[1] & NOTE_THERE); }
+static int was_there(const struct call *c) { return c->word[1] & NOTE_THERE ? 1 : 0; }
+
 /* ---- Attributes */
 
 int vn_getattr(struct call *c)
@@ -137,9 +157,11 @@ int vn_setattr(struct call *c)
 	if (status || (status = obj_stat(c->obj, &st)))
 		return status;
 	change_begin(&ch, c->obj);
-	if (guard && (!ch.has_pre || (u32)ch.pre.st_ctim.tv_sec != get_u32(p + 4) || (u32)ch.pre.st_ctim.tv_nsec != get_u32(p + 8)))
+	if (guard && !c->word[1] && (!ch.has_pre || (u32)ch.pre.st_ctim.tv_sec != get_u32(p + 4) || (u32)ch.pre.st_ctim.tv_nsec != get_u32(p + 8)))
 		status = ERR_NOT_SYNC;
-	else
+	if (!status && guard && c->drc && !c->word[1])
+		drc_note(c, NOTE); /* it passed: our own change must not fail it when the call comes again */
+	if (!status)
 		status = apply_sattr(c, c->obj, &s);
 	change_end(&ch);
 	if (status)
@@ -576,19 +598,24 @@ int vn_create(struct call *c)
 	if (is_dots(name))
 		return ERR_EXIST;
 	change_begin(&ch, dir);
+	note_name(c, dir, name);
 	int fd = openat(W.objs[dir].fd, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
 			s.set_mode || how == 2 ? s.mode & 0777 : 0666);
-	if (fd < 0 && errno == EEXIST)
+	struct stat st;
+	int again = fd < 0 && errno == EEXIST && was_absent(c);
+	if (fd < 0 && errno == EEXIST && !again)
 		return create_existing(c, &ch, name, how, &s, verf);
-	status = fd < 0 ? status_of(errno) : made_object(c, dir, name, fd, &o);
+	if (again)
+		status = (status = obj_from_name(c, dir, name, &o, &st)) ? status : S_ISREG(st.st_mode) ? 0 : ERR_EXIST;
+	else
+		status = fd < 0 ? status_of(errno) : made_object(c, dir, name, fd, &o);
 	if (!status && how == 2) {
-		struct stat st;
 		struct timespec t[2];
-		if (fd_stat(fd, &st))
+		if (fd_stat(W.objs[o].fd, &st))
 			status = status_of(errno);
 		else {
 			exclusive_times(dir, &st, verf, t);
-			status = futimens(fd, t) ? status_of(errno) : 0;
+			status = utimensat(W.objs[o].fd, "", t, AT_EMPTY_PATH) ? status_of(errno) : 0;
 		}
 		changed = 1;
 	} else if (!status) {
@@ -596,6 +623,14 @@ int vn_create(struct call *c)
 	}
 	change_end(&ch);
 	return status ? change_fail(c, &ch, (u32)status) : reply_made(c, &ch, o, changed);
+}
+
+/* After the system call that makes an object of a name: its object, or why not. */
+static int made_status(struct call *c, int failed, i32 dir, const char *name, i32 *o, struct stat *st)
+{
+	if (failed && !(errno == EEXIST && was_absent(c)))
+		return status_of(errno);
+	return obj_from_name(c, dir, name, o, st);
 }
 
 int vn_mkdir(struct call *c)
@@ -615,7 +650,8 @@ int vn_mkdir(struct call *c)
 		return ERR_EXIST;
 	s.set_size = 0;
 	change_begin(&ch, dir);
-	status = mkdirat(W.objs[dir].fd, name, s.set_mode ? s.mode & 01777 : 0777) ? status_of(errno) : obj_from_name(c, dir, name, &o, &st);
+	note_name(c, dir, name);
+	status = made_status(c, mkdirat(W.objs[dir].fd, name, s.set_mode ? s.mode & 01777 : 0777), dir, name, &o, &st);
 	if (!status) {
 		if (s.set_mode && s.mode & 06000)
 			s.mode |= st.st_mode & 02000; /* setgid comes from the parent, too */
@@ -656,7 +692,8 @@ int vn_symlink(struct call *c)
 	s.set_mode = s.set_size = 0; /* a symbolic link has neither */
 	s.mode = 0;
 	change_begin(&ch, dir);
-	status = symlinkat(target, W.objs[dir].fd, name) ? status_of(errno) : obj_from_name(c, dir, name, &o, &st);
+	note_name(c, dir, name);
+	status = made_status(c, symlinkat(target, W.objs[dir].fd, name), dir, name, &o, &st);
 	if (!status) {
 		status = dress(c, o, &(struct sattr){ .set_uid = s.set_uid, .uid = s.uid, .set_gid = s.set_gid, .gid = s.gid }, &changed);
 		if (status == ERR_NOTSUPP)
@@ -702,8 +739,8 @@ int vn_mknod(struct call *c)
 		return ERR_EXIST;
 	s.set_size = 0;
 	change_begin(&ch, dir);
-	status = mknodat(W.objs[dir].fd, name, kinds[type] | (s.set_mode ? s.mode & 07777 : 0666), dev)
-		 ? status_of(errno) : obj_from_name(c, dir, name, &o, &st);
+	note_name(c, dir, name);
+	status = made_status(c, mknodat(W.objs[dir].fd, name, kinds[type] | (s.set_mode ? s.mode & 07777 : 0666), dev), dir, name, &o, &st);
 	if (!status)
 		status = dress(c, o, &s, &changed);
 	change_end(&ch);
@@ -762,8 +799,9 @@ static int remove_name(struct call *c, int flag)
 	if (is_dots(name))
 		return flag ? (name[1] ? ERR_EXIST : ERR_INVAL) : ERR_ISDIR;
 	change_begin(&ch, dir);
+	note_name(c, dir, name);
 	i32 gone = victim_of(dir, name);
-	status = unlinkat(W.objs[dir].fd, name, flag) ? status_of(errno) : 0;
+	status = unlinkat(W.objs[dir].fd, name, flag) && !(errno == ENOENT && was_there(c)) ? status_of(errno) : 0;
 	change_end(&ch);
 	if (gone >= 0 && !status && gone != dir)
 		obj_stat(gone, &st); /* lets go of it when that was its last name */
@@ -818,8 +856,12 @@ int vn_rename(struct call *c)
 	if ((status = dir_ready(c, c->obj)) || (status = dir_ready(c, c->obj2)))
 		return status;
 	change_both(&a, c->obj, &b, c->obj2);
+	note_name(c, c->obj, from);
 	i32 gone = victim_of(c->obj2, to);
 	status = renameat(W.objs[c->obj].fd, from, W.objs[c->obj2].fd, to) ? status_of(errno) : 0;
+	if (status == ERR_NOENT && was_there(c) && !fstatat(W.objs[c->obj2].fd, to, &st, AT_SYMLINK_NOFOLLOW)
+	    && ((u64)st.st_ino & NOTE_INO) == (c->word[1] & NOTE_INO))
+		status = 0;
 	change_end(&a);
 	b.lock = b.lock == a.lock ? NULL : b.lock;
 	change_end(&b);
@@ -857,7 +899,9 @@ int vn_link(struct call *c)
 	if (is_dots(name))
 		return ERR_EXIST;
 	change_begin(&ch, c->obj2);
-	status = linkat(W.procfd, procpath(W.objs[c->obj].fd, buf), W.objs[c->obj2].fd, name, AT_SYMLINK_FOLLOW) ? status_of(errno) : 0;
+	note_name(c, c->obj2, name);
+	status = linkat(W.procfd, procpath(W.objs[c->obj].fd, buf), W.objs[c->obj2].fd, name, AT_SYMLINK_FOLLOW)
+		 && !(errno == EEXIST && was_absent(c)) ? status_of(errno) : 0;
 	change_end(&ch);
 	int has = !fd_stat(W.objs[c->obj].fd, &st);
 	if (!status)

@@ -204,6 +204,7 @@ int pool_sync(struct call *d, int fd, int datasync);
 
 /* drc.c */
 void drc_store(struct call *c);
+void drc_note(struct call *c, u64 note);
 pthread_mutex_t *dir_lock(u64 dev, u64 ino);
 void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, pthread_mutex_t **a, pthread_mutex_t **b);
 void dir_unlock(pthread_mutex_t *m);
