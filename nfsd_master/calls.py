@@ -100,7 +100,7 @@ class Calls:
             self._reply(client, msg)
             return
         table = exptab.changed(self._control.table or {}, args)
-        self._control.install(table, lambda error: self._reply(client, msg, errno=error))
+        self._control.install(table, lambda error, body: self._reply(client, msg, body, errno=error))
 
     def call_getfh(self, client: Client, msg: Message, fds: list[int]) -> None:
         unpack_getfh_args(msg.body)

@@ -5,31 +5,40 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NoReturn
+
+import prctl
 
 FIRST_FD = 3
 _SAFE_FD = 64        # above every target, so that no dup2 hits a source
 EXEC_FAILED = 127
 # A terminal sends these to the whole foreground group.  Only the master acts on them; it tells the others.
-_MASTER_ONLY = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+MASTER_ONLY = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def spawn(argv: Sequence[str], fds: Sequence[int]) -> int:
-    """Pid of a child that runs `argv` with `fds` as its descriptors 3, 4, ...; every other one of ours is close-on-exec."""
+def spawn(argv: Sequence[str], fds: Sequence[int], *, ignore: Collection[int] = MASTER_ONLY, tie: bool = False) -> int:
+    """Pid of a child that runs `argv` with `fds` as its descriptors 3, 4, ...; every other one of ours is close-on-exec.
+
+    ignore  signals that the child starts with ignored
+    tie     the child gets TERM when we die; not for one that changes its uid, which clears this
+    """
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(argv, fds)
+        _become(argv, fds, ignore, parent if tie else 0)
     return pid
 
 
-def _become(argv: Sequence[str], fds: Sequence[int]) -> NoReturn:
+def _become(argv: Sequence[str], fds: Sequence[int], ignore: Collection[int], parent: int) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)  # a signal to the child must not wake the parent
-        for number in _MASTER_ONLY:
-            signal.signal(number, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
+        for number in (*MASTER_ONLY, signal.SIGTERM, signal.SIGPIPE, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_IGN if number in ignore else signal.SIG_DFL)
+        if parent:
+            prctl.set_pdeathsig(signal.SIGTERM)
+            if os.getppid() != parent:  # it died before the line above
+                os._exit(EXEC_FAILED)
         safe = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _SAFE_FD) for fd in fds]
         for target, fd in enumerate(safe, FIRST_FD):
             os.dup2(fd, target, inheritable=True)

@@ -33,7 +33,7 @@ import prctl
 from nfssvc_shim.channel import Channel, Message, ProtocolError
 from nfssvc_shim.flags import Nfssvc, Nxa
 from nfssvc_shim.records import AF_INET6, Address, Export, ExportArgs, NfsdArgs, pack_export_args, pack_nfsd_args
-from nfssvc_shim.state import H_GENERATION, N_SLOTS, State
+from nfssvc_shim.state import H_GENERATION, H_SUSPENDED, N_SLOTS, State
 
 from . import exptab, log
 from .calls import Calls
@@ -49,7 +49,7 @@ RETRY_S = 0.1            # after a lack of descriptors
 RELAY_BUFFER = 1 << 20   # bytes of MOUNT calls that wait for mountd, a worker
 MASTER_FD, STATE_FD, CALL_FD, EXPORTS_FD, PMAP_FD = 3, 4, 5, 6, 7
 
-Done = Callable[[int], None]
+Done = Callable[[int, bytes], None]  # errno, what the first worker said about single exports
 
 
 class Control:
@@ -140,7 +140,9 @@ class Control:
         self.slots.add(slot)
         self.slots.request(slot, Nfssvc.VERBOSE, b"\0\0\0\0", [], lambda msg, fds: None)  # its answer shows that it lives
         if self.table is not None:
-            self._send_table(slot, lambda errno: None)
+            self._send_table(slot, lambda error, body: None)
+        if self.state.words[H_SUSPENDED]:
+            self.slots.request(slot, Nfssvc.SUSPEND, b"\0\0\0\1", [], lambda msg, fds: None)
         for fd in fds[1:]:
             self.slots.request(slot, Nfssvc.ADDSOCK, pack_nfsd_args(NfsdArgs(None, number)), [fd],
                                lambda msg, fds: _warn(msg, f"worker {number}: UDP socket", expected=errno.EEXIST))
@@ -183,36 +185,38 @@ class Control:
         return int(self.state.words[H_GENERATION])
 
     def install(self, table: dict[int, Export], done: Done) -> None:
-        """`table` in force everywhere, then done(0); done(errno) when a worker refused it and the last one is back."""
+        """`table` in force everywhere, then done(0, ...); done(errno, b"") when a worker refused it and the last one is back."""
         old, self.table = self.table, table
         generation = self.raise_generation()
         try:
             exptab.save(EXPORTS_FD, table, generation)
         except OSError as exc:
             log.logger.error("exports.tab: %s", exc.strerror)
-        waiting, errors = set(self.slots.slots.values()), list[int]()
+        waiting, answers = set(self.slots.slots.values()), list[tuple[int, bytes]]()
 
-        def answered(slot: Slot, error: int) -> None:
+        def answered(slot: Slot, error: int, body: bytes) -> None:
             waiting.discard(slot)
-            errors.extend([error] if error else [])
+            answers.append((error, body))
             if not waiting:
-                self._installed(generation, old, errors, done)
+                self._installed(generation, old, answers, done)
 
         if not waiting:
-            done(0)
+            done(0, b"")
         for slot in list(waiting):
-            self._send_table(slot, lambda error, slot=slot: answered(slot, error))  # type: ignore[misc]
+            self._send_table(slot, lambda error, body, slot=slot: answered(slot, error, body))  # type: ignore[misc]
 
-    def _installed(self, generation: int, old: dict[int, Export] | None, errors: list[int], done: Done) -> None:
-        if errors and self.state.words[H_GENERATION] == generation and old is not None:
-            log.logger.error("a worker refused the export table (%s): the last one stays", os.strerror(errors[0]))
-            self.install(old, lambda error: None)
-        done(errors[0] if errors else 0)
+    def _installed(self, generation: int, old: dict[int, Export] | None, answers: list[tuple[int, bytes]], done: Done) -> None:
+        error = max(error for error, _ in answers)
+        if error and self.state.words[H_GENERATION] == generation and old is not None:
+            log.logger.error("a worker refused the export table (%s): the last one stays", os.strerror(error))
+            self.install(old, lambda error, body: None)
+        done(error, b"" if error else next((body for _, body in answers if body), b""))
 
     def _send_table(self, slot: Slot, done: Done) -> None:
-        """done(0): acknowledged, or fenced by the generation (dead or silent)."""
+        """done(0, ...): acknowledged, or fenced by the generation (dead or silent)."""
         args = ExportArgs(Nxa.REPLACE, True, tuple((self.table or {}).values()), int(self.state.words[H_GENERATION]))
-        self.slots.request(slot, Nfssvc.EXPORT, pack_export_args(args), [], lambda msg, fds: done(msg.errno if msg else 0))
+        self.slots.request(slot, Nfssvc.EXPORT, pack_export_args(args), [],
+                           lambda msg, fds: done(msg.errno, msg.body) if msg else done(0, b""))
 
     # ---- mountd
 

@@ -36,7 +36,7 @@ class Paths:
 
 def paths_of(options: Options) -> Paths:
     """Where this instance keeps what; nothing is made yet."""
-    statedir = Path(options.statedir) if options.statedir else _runtime_dir() / "nfsd"
+    statedir = Path(options.statedir) if options.statedir else runtime_dir() / "nfsd"
     return Paths(statedir=statedir, state=statedir / "state", exports=statedir / "exports.tab",
                  socket=Path(options.socket) if options.socket else statedir / "nfssvc.sock",
                  key=Path(options.key) if options.key else _key_dir() / "key",
@@ -48,7 +48,7 @@ def _environment_dir(variable: str) -> Path | None:
     return Path(value) if value.startswith("/") else None
 
 
-def _runtime_dir() -> Path:
+def runtime_dir() -> Path:
     if os.geteuid() == 0:
         return Path("/run")
     return _environment_dir("XDG_RUNTIME_DIR") or Path(f"/tmp/nfsd-{os.geteuid()}")  # noqa: S108 checked by make_private

@@ -1,0 +1,424 @@
+"""unfsd(8): one command that serves an exports file: nfsd, its workers and mountd, MOUNT and NFS on one port.
+
+Option for option the front end of the unfsd manual of 2008; see docs/unfsd.md for what is deliberately better.
+
+Theory of operation.  This process starts nfsd, waits until it serves, then mountd, waits until the table is in force, and is
+ready.  Then it only waits: TERM, INT, QUIT stop both (exit 0), HUP makes mountd read its files again, USR1 logs the caches, and
+a child that died is started again.  A child gets TERM when this process dies, however it dies.
+"""
+from __future__ import annotations
+
+import getopt
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import prctl
+
+from nfssvc_shim.state import N_SLOTS, S_FDS_READ, S_FDS_WRITE, S_FH_HITS, S_FH_MISSES, S_OBJECTS, State, open_state
+
+from . import log
+from .children import python, spawn
+from .detach import Detached, detach
+from .options import DEFAULT_WORKERS, NFS_PORT, UsageError, address, number
+from .options import Options as NfsdOptions
+from .paths import StartError, make_private, paths_of
+from .paths import runtime_dir as user_runtime_dir
+from .pidfile import ALREADY_RUNS, PidFile
+
+EXPORTS = "/etc/exports"
+START_S = 60.0           # of one child on a machine that is busy booting; names in the exports file may need DNS
+STOP_S = 6.0             # nfsd promises 5
+QUICK_S = 1.0            # a child that lived shorter has failed
+FAILURES = 5             # quick deaths in a row until we give up
+
+USAGE = """usage: unfsd [-h] [-u] [-d] [-e file] [-i file] [-n port] [-m port] [-t] [-p] [-c] [-C path]
+             [-s] [-b] [-l addr] [-r] [-T] [-w] [-3] [--workers n]
+  -h        this text                      -e file   exports file (/etc/exports)
+  -u        unprivileged ports             -i file   pid file
+  -d        foreground, log to stdout      -n port   NFS port (2049)
+  -t        TCP only                       -m port   MOUNT port (2049)
+  -p        no portmapper                  -l addr   bind this address
+  -s        single user                    -T        test the exports file
+  -b        search for moved files         -r        unreadable executables look readable
+  -c, -C    cluster extensions             -3        32-bit file ids and cookies
+  -w        accepted, no effect            --workers n  worker processes (4)"""
+
+
+@dataclass(slots=True)
+class Options:
+    exports: str = EXPORTS
+    pidfile: str = ""
+    nfs_port: int = NFS_PORT
+    mount_port: int = NFS_PORT
+    workers: int = DEFAULT_WORKERS
+    address: str = ""
+    debug: bool = False
+    tcp_only: bool = False
+    portmap: bool = True
+    test: bool = False
+    help: bool = False
+    verbose: int = 0
+    export_flags: list[str] = field(default_factory=lambda: ["crossmnt"])
+
+
+_FLAGS = {"-s": "singleuser", "-b": "bruteforce", "-r": "readable_exec", "-3": "fileid32", "-c": "cluster"}
+_BOOL = {"-d": ("debug", True), "-t": ("tcp_only", True), "-p": ("portmap", False), "-T": ("test", True), "-h": ("help", True)}
+
+
+def parse(argv: Sequence[str]) -> Options:
+    """Raises UsageError."""
+    try:
+        pairs, rest = getopt.getopt(list(argv), "3bcC:de:hl:m:n:prstTuvwi:", ["workers=", "help"])
+    except getopt.GetoptError as exc:
+        raise UsageError(str(exc)) from exc
+    if rest:
+        raise UsageError(f"unexpected argument {rest[0]!r}")
+    options = Options()
+    for name, value in pairs:
+        _set(options, name, value)
+    return options
+
+
+def _set(o: Options, name: str, value: str) -> None:
+    if name in _BOOL:
+        setattr(o, *_BOOL[name])
+    elif name in _FLAGS:
+        o.export_flags.append(_FLAGS[name])
+    elif name == "--help":
+        o.help = True
+    elif name == "-e":
+        if not value.startswith("/"):
+            raise UsageError(f"exports file {value!r}: an absolute path is needed")
+        o.exports = value
+    elif name == "-u":
+        o.nfs_port = o.mount_port = 0
+    elif name == "-n":
+        o.nfs_port = number(value, "port", 1, 65535)
+    elif name == "-m":
+        o.mount_port = number(value, "port", 1, 65535)
+    elif name == "-l":
+        o.address = address(value)
+    elif name == "-i":
+        o.pidfile = value
+    elif name == "--workers":
+        o.workers = number(value, "workers", 1, N_SLOTS)
+    elif name == "-C":
+        o.export_flags.append("cluster")
+    elif name == "-v":
+        o.verbose += 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+        if options.help:
+            print(USAGE)
+            return 0
+        return check(options) if options.test else serve(options)
+    except (UsageError, StartError) as exc:
+        print(f"unfsd: {exc}", file=sys.stderr)
+        return 1
+
+
+def check(options: Options) -> int:
+    """-T: 0 or 1, with the errors on stderr."""
+    return 1 if subprocess.run(python("mountd", "-T", options.exports), check=False).returncode else 0
+
+
+def serve(options: Options) -> int:
+    """Until stopped; the exit status.  Raises StartError with nothing left running."""
+    detached = None if options.debug else detach()
+    if options.debug:
+        os.dup2(1, 2)  # "all messages that would go to the system log go to stdout instead"
+    log.setup("stderr", 1 + options.verbose, ident="unfsd")
+    pidfile = _pidfile(options.pidfile)
+    try:
+        return Unfsd(options).run(detached)
+    finally:
+        if pidfile is not None:
+            pidfile.remove()
+
+
+def _pidfile(path: str) -> PidFile | None:
+    """Failure to create it is not fatal and only reported, says the manual; another unfsd that holds it is."""
+    if not path:
+        return None
+    try:
+        return PidFile(Path(path))
+    except StartError as exc:
+        if exc.status == ALREADY_RUNS:
+            raise
+        log.logger.warning("%s", exc)
+        return None
+
+
+@dataclass(slots=True)
+class Child:
+    """nfsd or mountd."""
+
+    name: str
+    pid: int = 0
+    started: float = 0.0
+    failures: int = 0
+
+
+class Unfsd:
+    def __init__(self, options: Options) -> None:
+        self._o = options
+        self._nfsd, self._mountd = Child("nfsd"), Child("mountd")
+        self._port = options.nfs_port
+        self._statedir, self._socket, self._throwaway = places(options)
+        self._stopping = 0
+        self._deadline = 0.0
+        self._restarts: list[tuple[float, Child]] = []
+        self._wake: socket.socket | None = None
+        self._status = 0
+
+    # ---- life
+
+    def run(self, detached: Detached | None) -> int:
+        self._wake = _catch_signals()
+        make_private(self._statedir, mode=0o755 if os.geteuid() == 0 else 0o700)
+        prctl.set_name("unfsd")
+        try:
+            self._start_all()
+            if not self._stopping:
+                self._ready(detached)
+            while not self._finished():
+                self._turn()
+        finally:
+            for late in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                signal.signal(late, signal.SIG_IGN)
+            self._end_all()
+            self._remove_state()
+        return self._status
+
+    def _start_all(self) -> None:
+        self._start(self._nfsd)
+        if not self._stopping:
+            self._start(self._mountd)
+
+    def _ready(self, detached: Detached | None) -> None:
+        if detached is not None:
+            log.setup("syslog", self._o.verbose, ident="unfsd")
+            detached.ready()
+        log.notice("serving %s on port %d, %d workers; call socket %s",
+                   self._o.exports, self._port, self._o.workers, self._socket)
+
+    def _finished(self) -> bool:
+        return bool(self._stopping) and (self._stopping > 1 or not (self._nfsd.pid or self._mountd.pid)
+                                         or time.monotonic() >= self._deadline)
+
+    def _turn(self) -> None:
+        times = [t for t, _ in self._restarts] + ([self._deadline] if self._stopping else [])
+        self._take_signals(max(0.0, min(times) - time.monotonic()) if times else None)
+        now = time.monotonic()
+        due = [child for t, child in self._restarts if t <= now]
+        self._restarts = [(t, child) for t, child in self._restarts if t > now]
+        for child in due:
+            if not self._stopping:
+                self._restart(child)
+
+    def _restart(self, child: Child) -> None:
+        try:
+            self._start(child)
+        except StartError as exc:
+            log.logger.error("%s", exc)
+
+    # ---- children
+
+    def _command(self, child: Child) -> list[str]:
+        words = ["--socket", str(self._socket), "--statedir", str(self._statedir), "--ready-fd", "3", *["-v"] * self._o.verbose]
+        words += ["-h", self._o.address] if self._o.address else []
+        words += [] if self._o.portmap else ["--no-portmap"]
+        if child is self._nfsd:
+            return python("nfsd_master.nfsd", *words, "-F", "-n", str(self._o.workers), "-p", str(self._port),
+                          "-t" if self._o.tcp_only else "-tu", "--log", "stderr" if self._o.debug else "syslog")
+        words += ["-t"] if self._o.tcp_only else []
+        one_port = self._o.mount_port == self._o.nfs_port
+        words += ["-p", str(self._port), "--relay-only"] if one_port else ["-p", str(self._o.mount_port)]
+        return python("mountd", *words, "-d", "--set", ",".join(self._o.export_flags), self._o.exports)
+
+    def _start(self, child: Child) -> None:
+        """Starts it and waits until it serves, or until we are to stop.  Raises StartError when it ends instead."""
+        read, write = os.pipe2(os.O_CLOEXEC)
+        try:
+            child.started = time.monotonic()
+            child.pid = spawn(self._command(child), [write], ignore=(signal.SIGINT, signal.SIGQUIT), tie=True)
+        finally:
+            os.close(write)
+        try:
+            line = self._first_line(read, child)
+        finally:
+            os.close(read)
+        if line and child is self._nfsd:
+            self._port = int(line.split()[1])
+        elif not line and not self._stopping:
+            raise StartError(f"{child.name} did not start")
+
+    def _first_line(self, fd: int, child: Child) -> bytes:
+        """What the child writes when it serves; b"": it ended, took too long, or a signal told us to stop."""
+        assert self._wake is not None
+        end = time.monotonic() + START_S
+        while not self._stopping and time.monotonic() < end:
+            readable, _, _ = select.select([fd, self._wake.fileno()], [], [], end - time.monotonic())
+            if fd in readable:
+                return os.read(fd, 64)
+            if readable:
+                self._take_signals(0)
+            if not child.pid:
+                return b""
+        return b""
+
+    def _reap(self) -> None:
+        for child in (self._nfsd, self._mountd):
+            if child.pid and os.waitpid(child.pid, os.WNOHANG)[0]:
+                child.pid = 0
+                self._died(child)
+
+    def _died(self, child: Child) -> None:
+        if self._stopping:
+            return
+        lived = time.monotonic() - child.started
+        child.failures = child.failures + 1 if lived < QUICK_S else 0
+        log.logger.error("%s ended after %.1f s", child.name, lived)
+        if child.failures >= FAILURES:
+            self._status = 1
+            self.stop()
+        else:
+            self._restarts.append((time.monotonic() + (QUICK_S if child.failures else 0.0), child))
+
+    def _end_all(self) -> None:
+        for child in (self._mountd, self._nfsd):
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM)  # one that started while we failed; a second TERM is "at once"
+        end = time.monotonic() + STOP_S
+        for child in (self._mountd, self._nfsd):
+            if child.pid:
+                _wait_or_kill(child.pid, end)
+
+    # ---- signals
+
+    def _take_signals(self, timeout_s: float | None) -> None:
+        """Those that came; what stops us goes before the deaths that it caused."""
+        assert self._wake is not None
+        if not select.select([self._wake], [], [], timeout_s)[0]:
+            return
+        for came in sorted(self._wake.recv(4096), key=lambda n: n == signal.SIGCHLD):
+            if came in _ACTIONS:
+                _ACTIONS[came](self)
+
+    def stop(self) -> None:
+        self._stopping += 1
+        self._deadline = time.monotonic() + STOP_S
+        for child in (self._mountd, self._nfsd):
+            if child.pid:
+                os.kill(child.pid, signal.SIGTERM)
+
+    def reload(self) -> None:
+        for child in (self._mountd, self._nfsd):
+            if child.pid:
+                os.kill(child.pid, signal.SIGHUP)
+
+    def log_caches(self) -> None:
+        """USR1, in unfs3's words."""
+        objects, hits, misses, reads, writes = cache_counts(self._statedir / "state")
+        log.logger.warning("fh entries %d access %d hit %d miss %d", objects, hits + misses, hits, misses)
+        log.logger.warning("open file descriptors: read %d, write %d", reads, writes)
+
+    # ---- what it leaves
+
+    def _remove_state(self) -> None:
+        """A directory under a name that cannot come again goes; one named by its port keeps verifier and reply cache."""
+        if not self._throwaway:
+            return
+        for path in self._statedir.iterdir():
+            if stat.S_ISREG(path.lstat().st_mode) or path.is_socket():
+                path.unlink()
+            else:
+                path.rmdir()
+        self._statedir.rmdir()
+
+
+_ACTIONS: dict[int, Callable[[Unfsd], None]] = {
+    signal.SIGTERM: Unfsd.stop, signal.SIGINT: Unfsd.stop, signal.SIGQUIT: Unfsd.stop, signal.SIGHUP: Unfsd.reload,
+    signal.SIGUSR1: Unfsd.log_caches, signal.SIGCHLD: Unfsd._reap,
+}
+
+
+def _catch_signals() -> socket.socket:
+    wake, write = socket.socketpair()
+    wake.setblocking(False)
+    write.setblocking(False)
+    signal.set_wakeup_fd(write.detach(), warn_on_full_buffer=False)
+    for caught in _ACTIONS:
+        signal.signal(caught, lambda *_: None)
+    for ignored in (signal.SIGPIPE, signal.SIGUSR2, signal.SIGALRM):
+        signal.signal(ignored, signal.SIG_IGN)
+    return wake
+
+
+def _wait_or_kill(pid: int, end: float) -> None:
+    fd = os.pidfd_open(pid)
+    try:
+        if not select.select([fd], [], [], max(0.0, end - time.monotonic()))[0]:
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    finally:
+        os.close(fd)
+
+
+def places(options: Options) -> tuple[Path, Path, bool]:
+    """State directory, call socket, and whether the directory is for this run only.
+
+    $NFSSVC_SOCKET names the call socket, and the state lies beside it.  Else the socket has nfsd's default path when that is
+    free, so that nfsstat finds it, and the state directory is named by the port.
+    """
+    name = f"unfsd-{options.nfs_port or f'any-{os.getpid()}'}"
+    named = os.environ.get("NFSSVC_SOCKET", "")
+    if named.startswith("/"):
+        return Path(named).parent / name, Path(named), not options.nfs_port
+    statedir = user_runtime_dir() / name
+    default = paths_of(NfsdOptions()).socket
+    return statedir, default if _free(default) else statedir / "nfssvc.sock", not options.nfs_port
+
+
+def _free(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return True
+        except OSError:
+            return False
+    return False
+
+
+def cache_counts(path: Path) -> tuple[int, int, int, int, int]:
+    """Objects in the handle caches, their hits and misses, descriptors open for reading and for writing, of all workers."""
+    fd = open_state(path)
+    state = State(fd)
+    try:
+        rows = [state.slot(n) for n in range(N_SLOTS)]
+        objects, hits, misses, reads, writes = (sum(row[i] for row in rows)
+                                                for i in (S_OBJECTS, S_FH_HITS, S_FH_MISSES, S_FDS_READ, S_FDS_WRITE))
+        for row in rows:
+            row.release()
+        return objects, hits, misses, reads, writes
+    finally:
+        state.close()
+        os.close(fd)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
