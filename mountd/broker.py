@@ -1,8 +1,8 @@
 """The privileged half's answers to MOUNT calls.
 
-Duty: one MountCall in, one answer out, perhaps later: MNT asks a worker for the handle (GETFH), and for a wildcard entry the name of
-the client's address first.  Decides by the table in force; keeps mountdtab.  The network half has decoded the call but is not believed:
-what it asks is matched against the table here.
+Duty: one MountCall in, one answer out, perhaps later: MNT asks a worker for the handle (GETFH), and for a wildcard entry the
+name of the client's address first.  Decides by the table in force; keeps mountdtab.  The network half has decoded the call but is
+not believed: what it asks is matched against the table here.
 
 Every refusal is MNT3ERR_ACCES, whatever the reason: who may not mount learns nothing about the directories of this machine.  The
 reason goes to the log.
@@ -25,6 +25,7 @@ from .exports_model import printable
 from .halves import MountCall
 from .logs import RateLimit
 from .mount import (
+    FHSIZE,
     Caller,
     Granted,
     Pathconf,
@@ -135,6 +136,8 @@ class Broker:
         args = GetfhArgs(granted.mountable.export.expid, granted.rest, call.peer, call.cred, flavor, 3 if call.vers == 3 else 2)
 
         def done(error: int, body: bytes) -> None:
+            if not error and call.vers < 3 and len(body) != FHSIZE:
+                error = errno.EOPNOTSUPP  # a file system whose handles do not fit version 1 and 2
             if error:
                 self._failed(call, granted, error, answer)
                 return

@@ -1,7 +1,7 @@
 """`mountd convert --to bsd|linux|json`: exports files in another dialect.
 
-What the other dialect cannot say is an error with its place, never left out in silence: a converted file gives nobody more than the
-file it was made of.  JSON is the data model as it stands.
+What the other dialect cannot say is an error with its place, never left out in silence: a converted file gives nobody more than
+the file it was made of.  JSON is the data model as it stands.
 """
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _bsd_options(entry: Entry, client: Client, parsed: Parsed) -> list[str]:
     if o.secure and entry.dialect is Dialect.LINUX:
         parsed.warn(client.where, "the BSD dialect asks for a source port below 1024 for MOUNT only")
     if o.password or o.mountpoint is not None or o.deny or o.ex & (Ex.SUBTREE | Ex.NOACL):
-        parsed.error(client.where, "password, mountpoint, subtree_check, no_acl and what is not served: no counterpart in the BSD dialect")
+        parsed.error(client.where, "password, mountpoint, subtree_check, no_acl and what is not served: not in the BSD dialect")
     lost = [word for bit, word in _LINUX_EX.items() if o.ex & bit]
     if lost:
         parsed.warn(client.where, f"{', '.join(lost)}: no counterpart in the BSD dialect, left out")
@@ -198,8 +198,8 @@ def _json_client(client: Client) -> dict[str, Any]:
     values["ex"] = [bit.name.lower() for bit in Ex if o.ex & bit and bit.name]
     values["nx"] = [bit.name.lower() for bit in Nx if o.nx & bit and bit.name]
     values["password"] = bool(o.password)
-    return {"kind": client.kind.name.lower(), "client": _client_text(client), "line": client.where.line, "column": client.where.column,
-            **values}
+    return {"kind": client.kind.name.lower(), "client": _client_text(client), "line": client.where.line,
+            "column": client.where.column, **values}
 
 
 def _plain(value: Any) -> Any:

@@ -12,16 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import exports_bsd, exports_linux
-from .exports_model import MAX_FILE, Dialect, Entry, Parsed, Where, printable
+from .exports_model import MAX_FILE, Client, Dialect, Entry, Parsed, Where, printable
 
 DEFAULT_FILE = "/etc/exports"
 DEFAULT_DIRECTORY = "/etc/exports.d"
 
 _ONLY_BSD = re.compile(r"^[ \t]*V4:|^[ \t]*/[^ \t]*[ \t]+/", re.M)
 _DASH_GROUP = re.compile(r"(?<=[ \t])-([^ \t]+)")
-_BSD_NAMES = frozenset(("maproot", "mapall", "root", "r", "o", "alldirs", "network", "net", "n", "mask", "m", "kerb", "k", "quiet", "public",
-                        "webnfs", "index", "32bitclients", "manglednames", "offline", "fspath", "fsuuid", "tls", "tlscert",
-                        "tlscertuser", "noresvport", "noresvmnt", "ro", "sec"))
+_BSD_NAMES = frozenset((
+    "maproot", "mapall", "root", "r", "o", "alldirs", "network", "net", "n", "mask", "m", "kerb", "k", "quiet", "public",
+    "webnfs", "index", "32bitclients", "manglednames", "offline", "fspath", "fsuuid", "tls", "tlscert", "tlscertuser",
+    "noresvport", "noresvmnt", "ro", "sec",
+))
 
 
 def guess_dialect(text: str) -> Dialect:
@@ -96,17 +98,16 @@ def check_together(parsed: Parsed) -> None:
         for index, client in enumerate(entry.clients):
             before = first.setdefault((entry.path, client.key), (entry, index))
             if before != (entry, index):
-                _duplicate(parsed, entry, before[0].clients[before[1]].where, before[0].clients[before[1]].options == client.options,
-                           client.where, client.text)
+                _duplicate(parsed, entry, before[0].clients[before[1]], client)
             password = passwords.setdefault(entry.path, (client.options.password, client.where))
             if password[0] != client.options.password:
                 parsed.error(client.where, f"{printable(entry.path)} has another password at {password[1]}",
                              "one password for all clients of a directory")
 
 
-def _duplicate(parsed: Parsed, entry: Entry, before: Where, same: bool, where: Where, text: str) -> None:
-    what = f"{printable(text)} is already a client of {printable(entry.path)} at {before}"
-    if same:
-        parsed.warn(where, what)
+def _duplicate(parsed: Parsed, entry: Entry, before: Client, again: Client) -> None:
+    what = f"{printable(again.text)} is already a client of {printable(entry.path)} at {before.where}"
+    if before.options == again.options:
+        parsed.warn(again.where, what)
     else:
-        parsed.error(where, what + " with other options", "one entry for each client")
+        parsed.error(again.where, what + " with other options", "one entry for each client")

@@ -50,7 +50,6 @@ _OTHER = ("alldirs", "webnfs", "kerb", "tls", "tlscert", "tlscertuser")
 _KNOWN = (*_FLAGS, *_VALUED, *_OTHER, *_ALIASES)
 _NUMBER = re.compile(r"-?[0-9]{1,10}")
 _USER = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.$-]{0,63}")
-_NOBODY = CredSpec("nobody")
 
 
 def parse(data: bytes, file: str) -> Parsed:
@@ -163,7 +162,8 @@ class _LineParser:
         user, *groups = value.split(":")
         for name, kind in ((user, "user"), *((group, "group") for group in groups if group)):
             if not (_valid_number(name) if _NUMBER.fullmatch(name) else _USER.fullmatch(name)):
-                raise Wrong(where, f"{printable(value[:80])}: {printable(name[:80]) or 'nothing'} is no {kind}", "user or user:group:...")
+                what = f"{printable(value[:80])}: {printable(name[:80]) or 'nothing'} is no {kind}"
+                raise Wrong(where, what, "user or user:group:...")
         if ":" not in value:
             return CredSpec(user)
         if len(groups) > MAX_CRED_GROUPS:

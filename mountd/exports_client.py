@@ -1,7 +1,7 @@
 """Clients as exports(5) writes them: host names, addresses, networks, wildcards, netgroups.
 
-Duty: one word in, its kind and its value out, or ValueError with what is wrong and what was expected.  Strict where inet_aton(3) is
-lax: `10.1`, `010.0.0.1` and `300.1.1.1` are no addresses, and a mask with holes or of length 0 is none.
+Duty: one word in, its kind and its value out, or ValueError with what is wrong and what was expected.  Strict where inet_aton(3)
+is lax: `10.1`, `010.0.0.1` and `300.1.1.1` are no addresses, and a mask with holes or of length 0 is none.
 """
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?
 _GROUP = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 _PATTERN = re.compile(r"[A-Za-z0-9._*?\[\]!^-]+")
 _DIGITS = re.compile(r"0|[1-9][0-9]{0,2}")
+_ADDRESS = "four numbers up to 255 without leading zeros, or IPv6"
 _NUMERIC = re.compile(r"[0-9.]+")
 
 
@@ -89,7 +90,7 @@ def address(word: str) -> tuple[bytes, str]:
     try:
         parsed = ipaddress.ip_address(text)
     except ValueError:
-        raise BadClient(f"{printable(word[:80])} is no address", "four numbers up to 255 without leading zeros, or IPv6") from None
+        raise BadClient(f"{printable(word[:80])} is no address", _ADDRESS) from None
     if scope and (parsed.version == 4 or not parsed.is_link_local or not re.fullmatch(r"[A-Za-z0-9._@-]{1,15}", scope)):
         raise BadClient(f"{printable(word[:80])}: a scope on this address", "an interface after a link-local address")
     mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
@@ -105,8 +106,7 @@ def network(address_text: str, mask: str) -> Value:
     try:
         parsed = ipaddress.ip_address(text)
     except ValueError:
-        raise BadClient(f"{printable(address_text[:80])} is no network address",
-                        "four numbers up to 255 without leading zeros, or IPv6") from None
+        raise BadClient(f"{printable(address_text[:80])} is no network address", _ADDRESS) from None
     packed = parsed.packed
     return masked(packed, prefix_length(mask, len(packed) * 8), scope)
 
@@ -127,10 +127,7 @@ def masked(packed: bytes, prefix: int, scope: str = "") -> Value:
 
 def prefix_length(mask: str, bits: int) -> int:
     """Length of "24", "255.255.255.0" or an IPv6 mask.  0 is refused: everyone is written *."""
-    if _DIGITS.fullmatch(mask):
-        length = int(mask)
-    else:
-        length = _mask_length(mask, bits)
+    length = int(mask) if _DIGITS.fullmatch(mask) else _mask_length(mask, bits)
     if length > bits:
         raise BadClient(f"a prefix of {length} bits", f"1 to {bits}")
     if length == 0:

@@ -38,8 +38,8 @@ _EX: dict[str, tuple[Ex, bool]] = {
     "manage_gids": (Ex.MANAGE_GIDS, True), "no_manage_gids": (Ex.MANAGE_GIDS, False),
 }
 # Accepted, and without effect here: what they choose does not exist or is always so.
-_NO_EFFECT = frozenset(("wdelay", "no_wdelay", "hide", "nohide", "auth_nlm", "no_auth_nlm", "secure_locks", "insecure_locks", "no_pnfs",
-                        "pnfs", "security_label", "sign_fh", "replicas"))
+_NO_EFFECT = frozenset(("wdelay", "no_wdelay", "hide", "nohide", "auth_nlm", "no_auth_nlm", "secure_locks", "insecure_locks",
+                        "no_pnfs", "pnfs", "security_label", "sign_fh", "replicas"))
 _VALUED = ("anonuid", "anongid", "fsid", "sec", "password", "mountpoint", "mp", "refer", "replicas", "xprtsec", "reexport")
 _KNOWN = (*_SWITCHES, *_EX, *_NO_EFFECT, *_VALUED)
 
@@ -195,7 +195,8 @@ class _Choices:
     def _id(self, option: str, value: str, where: Where, out: Parsed) -> None:
         name = option.partition("=")[0]
         if not re.fullmatch(r"[0-9]{1,10}", value) or int(value) > _MAX_ID:
-            raise Wrong(where, f"{printable(option)}: no number of a {'user' if name == 'anonuid' else 'group'}", f"0 to {_MAX_ID}")
+            kind = "user" if name == "anonuid" else "group"
+            raise Wrong(where, f"{printable(option)}: no number of a {kind}", f"0 to {_MAX_ID}")
         self._set(name, int(value), option, where)
 
     def _fsid(self, option: str, value: str, where: Where, out: Parsed) -> None:
@@ -247,9 +248,9 @@ class _Choices:
 
 
 _READERS: dict[str, Callable[[_Choices, str, str, Where, Parsed], None]] = {
-    "anonuid": _Choices._id, "anongid": _Choices._id, "fsid": _Choices._fsid, "sec": _Choices._sec, "password": _Choices._password,
-    "mountpoint": _Choices._mountpoint, "mp": _Choices._mountpoint, "refer": _Choices._refer, "replicas": _Choices._ignored,
-    "xprtsec": _Choices._xprtsec, "reexport": _Choices._ignored,
+    "anonuid": _Choices._id, "anongid": _Choices._id, "fsid": _Choices._fsid, "sec": _Choices._sec,
+    "password": _Choices._password, "mountpoint": _Choices._mountpoint, "mp": _Choices._mountpoint,
+    "refer": _Choices._refer, "replicas": _Choices._ignored, "xprtsec": _Choices._xprtsec, "reexport": _Choices._ignored,
 }
 
 

@@ -17,6 +17,8 @@ MAX_NAME = 253            # a host name, RFC 1035
 MAX_CRED_GROUPS = 16      # groups of -maproot and -mapall: NGROUPS of AUTH_SYS
 MAX_PASSWORD = 64         # unfsd(8)
 
+NO_EX, NO_NX = Ex(0), Nx(0)
+
 AUTH_NONE, AUTH_SYS, AUTH_KRB5, AUTH_KRB5I, AUTH_KRB5P = 0, 1, 390003, 390004, 390005
 FLAVORS = {"none": AUTH_NONE, "null": AUTH_NONE, "sys": AUTH_SYS, "unix": AUTH_SYS,
            "krb5": AUTH_KRB5, "krb5i": AUTH_KRB5I, "krb5p": AUTH_KRB5P}
@@ -98,8 +100,8 @@ class Options:
     anonuid: int | None = None
     anongid: int | None = None
     flavors: tuple[int, ...] = (AUTH_SYS,)
-    ex: Ex = Ex(0)
-    nx: Nx = Nx(0)
+    ex: Ex = NO_EX
+    nx: Nx = NO_NX
     mountpoint: bytes | None = None
     fsid: bytes = b""
     fspath: bytes = b""

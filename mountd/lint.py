@@ -58,8 +58,8 @@ def _rights(parsed: Parsed, entry: Entry, client: Client) -> None:
     root = not options.squash_root or (options.root is not None and options.root.user in ("root", "0"))
     if many and root and not options.squash_all:
         parsed.warn(client.where, f"{path}: every host of {printable(client.text)} is trusted with root")
-    to_root = (options.squash_all and options.anonuid == 0) or (options.everyone is not None and options.everyone.user in ("0", "root"))
-    if to_root:
+    everyone_root = options.everyone is not None and options.everyone.user in ("0", "root")
+    if everyone_root or (options.squash_all and options.anonuid == 0):
         parsed.warn(client.where, f"{path}: everyone on {printable(client.text)} becomes root")
 
 

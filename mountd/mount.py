@@ -83,7 +83,7 @@ def pack_mnt_fail(vers: int, status: int) -> bytes:
 
 
 def pack_mountlist(entries: Iterable[tuple[bytes, bytes]], limit: int) -> bytes:
-    """typedef struct mountbody *mountlist: { name ml_hostname; dirpath ml_directory; mountlist ml_next; }; cut at `limit` bytes."""
+    """typedef struct mountbody *mountlist: { name ml_hostname; dirpath ml_directory; mountlist ml_next; }; up to `limit`."""
     p = Packer()
     size = 4
     for host, directory in entries:

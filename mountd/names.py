@@ -1,7 +1,7 @@
 """Questions to the name service and the answers so far.
 
-Duty: which names a set of exports entries needs (`questions`), and a cache of answers with when to ask again.  The asking is done by
-another process (`resolver`); nothing here waits.
+Duty: which names a set of exports entries needs (`questions`), and a cache of answers with when to ask again.  The asking is done
+by another process (`resolver`); nothing here waits.
 """
 from __future__ import annotations
 

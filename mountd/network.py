@@ -1,8 +1,8 @@
 """The network half: MOUNT calls in, answers out.  No capability, no file system, no table.
 
-Theory of operation.  It runs the RPC server with program 100005 and has one channel to the privileged half.  A call's arguments are
-decoded here (GARBAGE_ARGS), the rest is asked for; replies come back by serial, in any order.  UMNT and UMNTALL are answered at once:
-their result is void, and nobody has to wait.  Ends when the channel closes.
+Theory of operation.  It runs the RPC server with program 100005 and has one channel to the privileged half.  A call's arguments
+are decoded here (GARBAGE_ARGS), the rest is asked for; replies come back by serial, in any order.  UMNT and UMNTALL are answered
+at once: their result is void, and nobody has to wait.  Ends when the channel closes.
 """
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def parse(argv: list[str]) -> Options:
     if a.crossmnt:
         always |= Ex.CROSSMNT
     return Options(
-        files=tuple(a.files or default_files()), debug=a.debug, port=a.port, hosts=tuple(a.hosts), reserved=not (a.n or a.ports_any),
-        log_mounts=a.log, test=a.test, hide=a.hide, listen=not a.relay_only,
+        files=tuple(a.files or default_files()), debug=a.debug, port=a.port, hosts=tuple(a.hosts),
+        reserved=not (a.n or a.ports_any), log_mounts=a.log, test=a.test, hide=a.hide, listen=not a.relay_only,
         transports=("tcp",) if a.tcp_only else ("udp", "tcp"), register=not a.no_portmap, portmap_port=a.portmap_port,
         ready_fd=a.ready_fd, socket=a.socket or default_path(), statedir=Path(a.statedir) if a.statedir else default_statedir(),
         pidfile=a.pidfile, dialect=Dialect(a.dialect) if a.dialect else None, always=always, verbose=a.verbose)
@@ -75,7 +75,8 @@ def _port(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="mountd", add_help=False, allow_abbrev=False, description="Serve MOUNT requests of NFS clients.",
+    p = argparse.ArgumentParser(prog="mountd", add_help=False, allow_abbrev=False,
+                                description="Serve MOUNT requests of NFS clients.",
                                 epilog="Also: mountd why CLIENT PATH [USER], mountd convert --to bsd|linux|json [FILE].")
     p.add_argument("--help", action="help", help="show this and exit")
     p.add_argument("files", nargs="*", metavar="exportsfile", help="default: /etc/exports and /etc/exports.d/*.exports")
@@ -90,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-t", dest="tcp_only", action="store_true", help="TCP only")
     p.add_argument("-i", dest="pidfile", default="", metavar="pidfile")
     p.add_argument("--hide", action="store_true", help="EXPORT lists for each caller what he may mount, and no more")
-    p.add_argument("--relay-only", "--no-listen", dest="relay_only", action="store_true", help="serve what nfsd relays, no own port")
+    p.add_argument("--relay-only", "--no-listen", dest="relay_only", action="store_true", help="serve what nfsd relays")
     p.add_argument("--no-portmap", action="store_true", help="do not register with the port mapper")
     p.add_argument("--portmap-port", type=_port, default=111, help="where the port mapper is")
     p.add_argument("--ready-fd", type=int, default=-1, metavar="N", help="write READY and the port here when serving")

@@ -1,7 +1,7 @@
 """Child processes of mountd: forking them, and giving up rights in them.
 
-The network half and the helpers need nothing: not root, no capability, no file.  As an ordinary user there is nothing to give up but
-the chance of new privileges.
+The network half and the helpers need nothing: not root, no capability, no file.  As an ordinary user there is nothing to give up
+but the chance of new privileges.
 """
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+import prctl
 
 log = logging.getLogger(__name__)
 
@@ -59,14 +61,12 @@ def _log_descriptors() -> list[int]:
 
 def set_title(title: str) -> None:
     """What ps shows."""
-    import prctl
     prctl.set_name(title.replace("mountd: ", "mountd-")[:15])
     prctl.set_proctitle(title)
 
 
 def drop_rights(empty: Path | None) -> None:
     """Gives up everything: root directory (to `empty`, a directory of root's with nothing in it), user, groups, capabilities."""
-    import prctl
     if os.geteuid() == 0:
         user = unprivileged_user()
         if empty is not None:

@@ -1,7 +1,7 @@
 """The helper process that keeps program 100005 registered with the port mapper.
 
-It registers, says so to its parent (one byte: "1" done, "0" nobody answers), and looks each 2 s whether the mapping still stands, so
-that a port mapper that was restarted has it again within 5 s.  When the parent's end closes it unregisters, and ends.  A process,
+It registers, says so to its parent (one byte: "1" done, "0" nobody answers), and looks each 2 s whether the mapping still stands:
+a port mapper that was restarted has it again within 5 s.  When the parent's end closes it unregisters, and ends.  A process,
 because every one of these steps may wait for somebody else.
 """
 from __future__ import annotations
@@ -61,8 +61,8 @@ def stands(wanted: Registration) -> bool:
             found = set(mapper.dump())
     except _FAILURES:
         return False
-    asked = {Mapping(prog, vers, NETIDS[netid][1], port) for prog, vers, netid, port in wanted.services() if not netid.endswith("6")}
-    return asked <= found
+    return {Mapping(prog, vers, NETIDS[netid][1], port) for prog, vers, netid, port in wanted.services()
+            if not netid.endswith("6")} <= found
 
 
 def _register(wanted: Registration, source: socket.socket, *, quiet: bool) -> bool:

@@ -1,13 +1,13 @@
 """The helper process that asks the name service, so that nobody else ever waits for it.
 
-One SEQPACKET pair.  Request {"id", "ask", "name"}, reply {"id", "answer": [...]}, each one packet of JSON; an empty answer means:
-not known, or not answered in time.  Threads do the asking, for a resolver may block for 30 s and another name must not wait behind it;
-what the parent does not get in time it treats as pending.  Ends when the parent's end closes.
+One SEQPACKET pair.  Request {"id", "ask", "name"}, reply {"id", "answer": [...]}, each one packet of JSON; an empty answer is:
+not known, or not answered in time.  Threads do the asking, for a resolver may block for 30 s and another name must not wait behind
+it; what the parent does not get in time it treats as pending.  Ends when the parent's end closes.
 """
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
+import encodings.idna  # noqa: F401  what getaddrinfo loads; a process without rights may not be able to read it
 import grp
 import json
 import os
@@ -53,14 +53,14 @@ def answer(ask: Ask, name: str) -> list[str]:
     """The answer, [] when there is none."""
     try:
         return _ANSWERS[ask](name)
-    except (OSError, UnicodeError, LookupError, ValueError):
+    except (OSError, KeyError, ValueError):
         return []
 
 
 def host_addresses(name: str) -> list[str]:
     """All addresses of a name, in order of family and value."""
     found = {str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)}
-    found = {a for a in found if not a.partition("%")[0] in ("0.0.0.0", "::")}
+    found = {a for a in found if a.partition("%")[0] not in ("0.0.0.0", "::")}
     return sorted(found) if len(found) <= MAX_ADDRESSES else []
 
 

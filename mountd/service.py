@@ -1,13 +1,13 @@
 """The privileged half of mountd, and the start and the end of the others.
 
-Theory of operation.  One loop.  Children: the network half (answers the net, holds nothing), the resolver (asks DNS, holds nothing), the
-registrar (talks to the port mapper).  Each has one socket pair to here and ends when that closes; one that dies is started again after
-a second.
+Theory of operation.  One loop.  Children: the network half (answers the net, holds nothing), the resolver (asks DNS, holds
+nothing), the registrar (talks to the port mapper).  Each has one socket pair to here and ends when that closes; one that dies is
+started again after a second.
 
-The table: `entries` (from the files) and `names` (answers so far) make a Table.  push() sends it to the server by NFSSVC_EXPORT; once
-the server says that all its workers enforce it, it is `broker.table`, and MNT is answered by it.  One push at a time; what changes in the
-meantime is in the next.  A load that has an error changes nothing.  After each connect to the call socket the table is sent
-again, for the server may be a new one.
+The table: `entries` (from the files) and `names` (answers so far) make a Table.  push() sends it to the server by NFSSVC_EXPORT;
+once the server says that all its workers enforce it, it is `broker.table`, and MNT is answered by it.  One push at a time; what
+changes in the meantime is in the next.  A load that has an error changes nothing.  After each connect to the call
+socket the table is sent again, for the server may be a new one.
 
 Signals: HUP loads the files again, TERM and INT end with status 0.
 """
@@ -245,7 +245,7 @@ class Service:
             then()
 
     def _matches_wildcard(self, names: tuple[str, ...]) -> bool:
-        return any(wildcard_clients(mountable, names) for mountable in self.broker.table.mountables.values() if mountable.wildcards)
+        return any(wildcard_clients(mountable, names) for mountable in self.broker.table.mountables.values())
 
     # ---- the table
 

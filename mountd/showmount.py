@@ -2,8 +2,8 @@
 
     showmount [-a | -d | -e] [-1 | -3] [-E] [--no-headers] [host]
 
-The layout is Linux's where both have one (BSD pads to 34 columns and says "Everyone", Linux to the longest and says "(everyone)");
---bsd chooses the other.  Exit status 0, or 1 with one line on stderr.
+The layout is Linux's where both have one (BSD pads to 34 columns and says "Everyone", Linux to the longest and says
+"(everyone)"); --bsd chooses the other.  Exit status 0, or 1 with one line on stderr.
 """
 from __future__ import annotations
 
@@ -112,7 +112,8 @@ def _port(host: str, vers: int, udp: bool) -> int:
     return port
 
 
-def _mounts(options: argparse.Namespace, mounts: list[tuple[bytes, bytes]], show: Callable[[bytes], str]) -> tuple[str, list[str]]:
+def _mounts(options: argparse.Namespace, mounts: list[tuple[bytes, bytes]],
+            show: Callable[[bytes], str]) -> tuple[str, list[str]]:
     if options.all:
         return f"All mount points on {options.host}:", sorted({f"{show(h)}:{show(d)}" for h, d in mounts})
     if options.directories:

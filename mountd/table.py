@@ -1,7 +1,7 @@
 """The export table: entries and answers in, nfssvc records and what MOUNT needs out.
 
-Duty: `build` is a function of its arguments; the disk is behind `filesystems`, ids behind `exptab`.  Whatever is not known (a name
-that does not resolve, a user that does not exist, a directory that is not there) gives nobody anything.
+Duty: `build` is a function of its arguments; the disk is behind `filesystems`, ids behind `exptab`.  Whatever is not known (a
+name that does not resolve, a user that does not exist, a directory that is not there) gives nobody anything.
 
 Rules of matching, used for MOUNT here and by the workers for every call:
     1. the deepest exported directory that holds the path and lists the client
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from nfssvc_shim.flags import Ex, Nx
 from nfssvc_shim.records import AF_INET4, AF_INET6, AF_NONE, MAX_EXPORTS, Address, Cred, Export, Net
 
-from .exports_model import Client, CredSpec, Diagnostic, Entry, Kind, Options, Where, printable
+from .exports_model import NO_EX, Client, CredSpec, Diagnostic, Entry, Kind, Options, Where, printable
 from .exptab import ExportIds
 from .filesystems import FileSystems, Place
 from .names import NOBODY, Answers, Ask, Question, user_question
@@ -118,7 +118,7 @@ class Builder:
     filesystems: FileSystems
     ids: ExportIds
     reserved: bool = True
-    always: Ex = Ex(0)
+    always: Ex = NO_EX
 
 
 def build(entries: Sequence[Entry], answers: Answers, builder: Builder) -> Table:
