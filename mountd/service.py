@@ -24,10 +24,10 @@ from pathlib import Path
 
 from nfssvc_shim.channel import Channel, Message, ProtocolError
 from nfssvc_shim.flags import Nfssvc, Nxa
-from nfssvc_shim.records import ExportArgs, GetfhArgs, pack_export_args, pack_getfh_args
+from nfssvc_shim.records import MAX_FH, ExportArgs, GetfhArgs, pack_export_args, pack_getfh_args
 from oncrpc.message import AcceptStat
 from oncrpc.server import Server
-from oncrpc.xdr import XdrError
+from oncrpc.xdr import Unpacker, XdrError
 
 from . import exports, network, registrar
 from .atomic import read_file, write_file
@@ -80,6 +80,7 @@ class Service:
         self._registrar: tuple[socket.socket, int] | None = None
         self._registered = not options.register
         self._in_force = self._ready = False
+        self._server_has_table = False
         self._pushing = self._again = False
         self._loaded_s = 0.0
         self._first_mistake = True
@@ -266,7 +267,7 @@ class Service:
         self._save()
         body = pack_export_args(ExportArgs(Nxa.REPLACE, True, table.exports))
         self._pushing, self._again = True, False
-        if not self.calls.request(Nfssvc.EXPORT, body, lambda error, _: self._pushed(table, error)):
+        if not self._server_has_table or not self.calls.request(Nfssvc.EXPORT, body, lambda error, _: self._pushed(table, error)):
             self._pushed(table, errno.EAGAIN)
 
     def _pushed(self, table: Table, error: int) -> None:
@@ -277,7 +278,7 @@ class Service:
                 self.loop.call_later(RESPAWN_S, self.push)
             return
         self.broker.table = table
-        self._in_force = True
+        self._in_force = self._server_has_table = True
         after, self._after_push = self._after_push, []
         for then in after:
             then()
@@ -289,7 +290,7 @@ class Service:
 
     def _up(self) -> None:
         """Connected: to a new server perhaps, which has no table and knows no mountd."""
-        self._pushing = False
+        self._pushing = self._server_has_table = False
         self.calls.request(Nfssvc.MOUNTD, b"", _log_failure)
         if not self._loaded_s:
             self.push()
@@ -311,7 +312,7 @@ class Service:
             log.error("the network half takes no relay: %s", exc.strerror)
 
     def getfh(self, args: GetfhArgs, done: Callable[[int, bytes], None], *, deadline: float = 0.0) -> None:
-        """GETFH; while the server is away it is asked again, for GETFH_WAIT_S at the most."""
+        """GETFH; while the server is away or has no table yet it is asked again, for GETFH_WAIT_S at the most."""
         until = deadline or time.monotonic() + GETFH_WAIT_S
 
         def answered(error: int, body: bytes) -> None:
@@ -320,7 +321,7 @@ class Service:
             else:
                 done(error, body)
 
-        if not self.calls.request(Nfssvc.GETFH, pack_getfh_args(args), answered):
+        if not self._server_has_table or not self.calls.request(Nfssvc.GETFH, pack_getfh_args(args), answered):
             answered(errno.ENOTCONN, b"")
 
     def learn(self, address: str, then: Callable[[], None]) -> None:
