@@ -198,23 +198,37 @@ static void count(struct call *c, u32 status)
 	row[S_HIST + c->proc * HIST + (bucket < HIST ? bucket : HIST - 1)]++;
 }
 
-static void count_export(struct call *c, u64 bytes_read, u64 bytes_written)
+static void add(_Atomic u64 *word, u64 n) { atomic_fetch_add_explicit(word, n, memory_order_relaxed); }
+
+/* The rows of the export and of the active user: shared with the other workers, hence atomic. */
+static void count_shared(struct call *c, u64 bytes_read, u64 bytes_written)
 {
+	_Atomic u64 *x = (_Atomic u64 *)(W.state + OFF_EXPORTS / 8 + (u64)(c->exp - 1) * EXPORT_WORDS);
+	_Atomic u64 *u = c->err ? (_Atomic u64 *)(W.state + OFF_USERS / 8 + (u64)(c->err - 1) * USER_WORDS) : NULL;
 	if (!c->exp)
 		return;
-	_Atomic u64 *w = (_Atomic u64 *)(W.state + OFF_EXPORTS / 8 + (u64)(c->exp - 1) * EXPORT_WORDS);
-	atomic_fetch_add_explicit(&w[1], 1, memory_order_relaxed);
-	if (bytes_read)
-		atomic_fetch_add_explicit(&w[2], bytes_read, memory_order_relaxed);
-	if (bytes_written)
-		atomic_fetch_add_explicit(&w[3], bytes_written, memory_order_relaxed);
+	add(&x[X_REQUESTS], 1);
+	if (u) {
+		add(&u[U_REQUESTS], 1);
+		atomic_store_explicit(&u[U_LAST], W.wall_s, memory_order_relaxed);
+	}
+	if (bytes_read) {
+		add(&x[X_READ], bytes_read);
+		if (u)
+			add(&u[U_READ], bytes_read);
+	}
+	if (bytes_written) {
+		add(&x[X_WRITTEN], bytes_written);
+		if (u)
+			add(&u[U_WRITTEN], bytes_written);
+	}
 }
 
 int vn_close(struct call *c, u32 status)
 {
-	u64 rd = c->prog == 100003 && c->state == 1 ? c->word[3] : 0, wr = c->state == 2 ? c->word[3] : 0;
+	u64 rd = c->state == 1 ? c->word[3] : 0, wr = c->state == 2 ? c->word[3] : 0;
 	count(c, status);
-	count_export(c, rd, wr);
+	count_shared(c, rd, wr);
 	if (rd)
 		W.row[S_READ_BYTES] += rd;
 	if (wr)

@@ -36,7 +36,7 @@ _Static_assert(sizeof(struct entry) == ENTRY, "entry");
 
 struct drc {
 	u64 ready, key[4];
-	pthread_mutex_t shard[N_SHARDS], dir[N_DIRLOCKS];
+	pthread_mutex_t users, shard[N_SHARDS], dir[N_DIRLOCKS];
 };
 _Static_assert(sizeof(struct drc) <= HEAD, "head");
 
@@ -55,6 +55,7 @@ int drc_init(int fd)
 		pthread_mutexattr_init(&a);
 		pthread_mutexattr_setpshared(&a, PTHREAD_PROCESS_SHARED);
 		pthread_mutexattr_setrobust(&a, PTHREAD_MUTEX_ROBUST);
+		pthread_mutex_init(&D->users, &a);
 		for (int i = 0; i < N_SHARDS; i++)
 			pthread_mutex_init(&D->shard[i], &a);
 		for (int i = 0; i < N_DIRLOCKS; i++)
@@ -84,6 +85,9 @@ pthread_mutex_t *dir_lock(u64 dev, u64 ino)
 	pthread_mutex_t *m = &D->dir[(dev * 0x9e3779b97f4a7c15ull ^ ino * 0xc2b2ae3d27d4eb4full) >> 40 & (N_DIRLOCKS - 1)];
 	return take(m) ? NULL : m;
 }
+
+/* The lock of the table of active users, taken; NULL: it cannot be had. */
+pthread_mutex_t *users_lock(void) { return take(&D->users) ? NULL : &D->users; }
 
 void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, pthread_mutex_t **a, pthread_mutex_t **b)
 {

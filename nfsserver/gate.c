@@ -24,7 +24,7 @@ static u64 generation_due(void)
 static int apply_grant(struct call *c, i32 o)
 {
 	const struct export *e = &W.exps[W.objs[o].exp];
-	const struct grant *g = grant_place(c, e->id);
+	struct grant *g = grant_place(c, e->id);
 	c->obj = o;
 	if (g->peer != c->eng->peers[c->peer].serial || g->cred != c->eng->creds[c->cred].serial || g->expid != e->id)
 		return V_GRANT;
@@ -38,6 +38,9 @@ static int apply_grant(struct call *c, i32 o)
 	c->ident = g->ident;
 	c->rights = g->rights;
 	c->exp = e->row + 1;
+	if (g->user && W.state[OFF_USERS / 8 + (u64)(g->user - 1) * USER_WORDS + U_STATE] != g->user_serial)
+		g->user = user_row(c, e->id, &g->user_serial); /* another took the row */
+	c->err = (i32)g->user;
 	c->obj = o;
 	return 0;
 }
@@ -64,8 +67,11 @@ u32 vn_expid(const struct call *c) { return W.exps[W.objs[c->obj].exp].id; }
 /* Python's verdict for (peer, credential, export).  ident: place from ident_get; rights: R_* bits. */
 void vn_grant(const struct call *c, u32 expid, u32 ident, u32 rights)
 {
-	*grant_place(c, expid) = (struct grant){ .peer = c->eng->peers[c->peer].serial, .cred = c->eng->creds[c->cred].serial, .expid = expid,
-						 .gen = W.generation, .ident = ident, .rights = rights };
+	struct grant *g = grant_place(c, expid);
+	*g = (struct grant){ .peer = c->eng->peers[c->peer].serial, .cred = c->eng->creds[c->cred].serial, .expid = expid, .ident = ident,
+			     .rights = rights };
+	if (!(rights & R_DENIED))
+		g->user = user_row(c, expid, &g->user_serial);
 }
 
 /* ---- For GETFH and FHOPEN, which have no call: identity and object by hand. */
@@ -190,7 +196,13 @@ int vn_init(int state_fd, u32 slot, const u8 key[16], u32 max_objs, int root, in
 
 u64 *vn_row(void) { return W.row; }
 u64 *vn_state(void) { return W.state; }
-void vn_tick(u32 now_s, u64 now_ns) { W.now_s = now_s; W.row[S_HEARTBEAT] = now_ns; }
+
+void vn_tick(u32 now_s, u64 now_ns)
+{
+	W.now_s = now_s;
+	W.wall_s = (u64)time(NULL);
+	W.row[S_HEARTBEAT] = now_ns;
+}
 
 /* Overwrites the process's argv, so that ps(1) shows `title`. */
 int vn_set_title(unsigned long start, unsigned long end, const char *title)

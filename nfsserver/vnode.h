@@ -92,7 +92,7 @@ struct obj {
 
 #define V_ROFS 8 /* in verdict.known: the file system is read-only */
 struct verdict { u32 obj_serial, ident_serial; u64 ctime_ns; u8 known, may; };  /* bits: R_OK W_OK X_OK */
-struct grant { u32 peer, cred, expid, gen, ident, rights; };
+struct grant { u32 peer, cred, expid, ident, rights, user; u64 user_serial; };  /* user: row + 1 of the active user, 0: none */
 
 #define N_OBJ_HASH 16384
 #define N_VERDICT 16384
@@ -121,6 +121,7 @@ struct worker {
 	struct ident idents[N_IDENT];
 	u32 n_idents, ident_serial, ident_clock;
 	u32 now_s;
+	u64 wall_s;              /* CLOCK_REALTIME, of the last tick */
 	u64 n_dirty;
 	int nfsstat[256];        /* errno -> nfsstat3 */
 };
@@ -209,4 +210,8 @@ pthread_mutex_t *dir_lock(u64 dev, u64 ino);
 void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, pthread_mutex_t **a, pthread_mutex_t **b);
 void dir_unlock(pthread_mutex_t *m);
 int drc_init(int fd);
+pthread_mutex_t *users_lock(void);
+
+/* users.c */
+u32 user_row(const struct call *c, u32 expid, u64 *serial);
 #endif

@@ -44,6 +44,14 @@ H_ZEROED = 18            # CLOCK_REALTIME ns of the last ZEROSTATS
 H_SUSPENDED = 19         # not 0: workers hand out no calls (SUSPENDNFSD)
 H_STARTED = 20           # CLOCK_REALTIME ns of the first start
 H_USERS_LOST = 21        # users that had no place
+H_USERS_SERIAL = 22      # serial number of the last user row that was taken
+
+# Words of an export's row.
+X_EXPID, X_REQUESTS, X_READ, X_WRITTEN = range(4)
+
+# Words of an active user's row.  U_STATE: 0 free, else a serial number, so that who remembers a row sees that it changed hands.
+# The address is two big-endian halves of 16 bytes (IPv4: the first four); family 1 IPv4, 2 IPv6, 3 local; times in seconds.
+U_STATE, U_EXPID, U_UID, U_FAMILY, U_ADDR_HIGH, U_ADDR_LOW, U_REQUESTS, U_READ, U_WRITTEN, U_FIRST, U_LAST = range(11)
 
 # Words of a slot's row.
 S_PID = 0
