@@ -319,7 +319,7 @@ class Service:
             if error == errno.ENOTCONN and time.monotonic() < until and not self.stopping:
                 self.loop.call_later(0.2, lambda: self.getfh(args, done, deadline=until))
             else:
-                done(error, body)
+                done(error, b"" if error else Unpacker(body).unpack_opaque(MAX_FH))
 
         if not self._server_has_table or not self.calls.request(Nfssvc.GETFH, pack_getfh_args(args), answered):
             answered(errno.ENOTCONN, b"")
