@@ -267,7 +267,7 @@ class Service:
         self._save()
         body = pack_export_args(ExportArgs(Nxa.REPLACE, True, table.exports))
         self._pushing, self._again = True, False
-        if not self._server_has_table or not self.calls.request(Nfssvc.EXPORT, body, lambda error, _: self._pushed(table, error)):
+        if not self.calls.request(Nfssvc.EXPORT, body, lambda error, _: self._pushed(table, error)):
             self._pushed(table, errno.EAGAIN)
 
     def _pushed(self, table: Table, error: int) -> None:
