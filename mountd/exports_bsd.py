@@ -81,6 +81,7 @@ class _LineParser:
     net: tuple[str, Where] | None = None
     mask: tuple[str, Where] | None = None
     alldirs: bool = False
+    bad_hosts: bool = False
 
     def run(self, found: list[Word]) -> list[Entry]:
         dirs = self._directories(found)
@@ -88,6 +89,8 @@ class _LineParser:
         while rest:
             rest = self._word(rest)
         self._cross_check(found[0].where(), len(dirs))
+        if self.bad_hosts:
+            return []  # the errors are noted; a line that lost its hosts must not look like one for everyone
         clients = self._clients(found[0])
         return [Entry(check_export_path(word), word.where(), clients, Dialect.BSD, self.alldirs) for word in dirs]
 
@@ -112,6 +115,7 @@ class _LineParser:
             self.hosts.append((word, _host(word.raw)))
         except BadClient as exc:
             self.out.error(word.where(), str(exc), exc.expected)
+            self.bad_hosts = True
         return after
 
     def _options(self, word: Word, following: Word | None) -> int:

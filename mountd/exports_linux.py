@@ -66,7 +66,7 @@ def _entry(line: Line, out: Parsed) -> Entry:
         base.read(rest[0], 1, rest[0].raw[1:], out)
         rest = rest[1:]
     clients = tuple(_clients(rest, base, out))
-    if not rest:
+    if not rest and not base.wrong:
         out.warn(found[0].where(), f"{printable(path)} has no clients: exported to everyone, "
                                    f"read-{'only' if base.options().readonly else 'write'}")
         clients = (Client(Kind.WORLD, "*", found[0].where(), base.options()),)
@@ -141,6 +141,7 @@ class _Choices:
     seen: dict[str, tuple[object, str]] = field(default_factory=dict)
     flavors: tuple[int, ...] = ()
     applies: bool = True
+    wrong: bool = False
 
     def read(self, word: Word, offset: int, text: str, out: Parsed) -> None:
         """Reads `text`, which begins at character `offset` of the word."""
@@ -157,6 +158,7 @@ class _Choices:
                 self._one(option, where, out)
             except Wrong as wrong:
                 out.diagnostics.append(wrong.diagnostic)
+                self.wrong = True
 
     def options(self) -> Options:
         values = dict(self.values)

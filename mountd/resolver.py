@@ -1,7 +1,7 @@
 """The helper process that asks the name service, so that nobody else ever waits for it.
 
-One SEQPACKET pair.  Request {"id", "ask", "name"}, reply {"id", "answer": [...]}, each one packet of JSON; an empty answer is:
-not known, or not answered in time.  Threads do the asking, for a resolver may block for 30 s and another name must not wait behind
+One SEQPACKET pair.  Request {"id", "ask", "name"}, reply {"id", "answer": [...]}, each one packet of JSON; an empty answer:
+not known, or not in time.  Threads do the asking, for a resolver may block for 30 s and another name must not wait behind
 it; what the parent does not get in time it treats as pending.  Ends when the parent's end closes.
 """
 from __future__ import annotations
