@@ -14,6 +14,7 @@ import os
 import pwd
 import signal
 import socket
+import stat
 import sys
 import syslog
 from dataclasses import dataclass, field
@@ -250,7 +251,12 @@ def _bind_unix(sockets: Sockets, path: str) -> None:
 
 
 def _stale(path: str) -> bool:
-    """A socket file that nobody listens on."""
+    """A socket file that nobody listens on.  Nothing else: connect(2) to an ordinary file is refused as well."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -300,8 +306,8 @@ def drop_rights(user: str | None) -> None:
     os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
     os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
     if account.pw_uid == 0:
+        prctl.cap_effective.limit()  # first: what is effective must be permitted
         prctl.cap_permitted.limit()
-        prctl.cap_effective.limit()
     os.chdir("/")
 
 
