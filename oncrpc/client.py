@@ -48,7 +48,8 @@ def bind_reserved(sock: socket.socket, address: str = "") -> None:
 class Client:
     """Calls of one program version to one server; a context manager."""
 
-    def __init__(self, sock: socket.socket, prog: int, vers: int, *, cred: Auth | None = None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, sock: socket.socket, prog: int, vers: int, *, cred: Auth | None = None,
+                 timeout_s: float = TIMEOUT_S) -> None:
         self.sock, self.prog, self.vers, self.timeout_s = sock, prog, vers, timeout_s
         self.cred = default_cred() if cred is None else cred
         self._stream = sock.type == socket.SOCK_STREAM

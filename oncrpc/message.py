@@ -51,7 +51,8 @@ class RpcError(Exception):
     Raised by a server's handler it becomes that answer; raised by a client it is the answer that came.
     """
 
-    def __init__(self, accept_stat: int = AcceptStat.SYSTEM_ERR, *, auth_stat: int | None = None, low: int = 0, high: int = 0) -> None:
+    def __init__(self, accept_stat: int = AcceptStat.SYSTEM_ERR, *, auth_stat: int | None = None, low: int = 0,
+                 high: int = 0) -> None:
         self.accept_stat, self.auth_stat, self.low, self.high = accept_stat, auth_stat, low, high
         super().__init__(self._text())
 
@@ -84,7 +85,8 @@ def auth_sys(uid: int, gid: int, gids: tuple[int, ...] = (), *, machine: bytes =
     return Auth(AUTH_SYS, bytes(out))
 
 
-def pack_call(xid: int, prog: int, vers: int, proc: int, args: bytes, cred: Auth = Auth(), verf: Auth = Auth()) -> bytes:  # noqa: B008
+def pack_call(xid: int, prog: int, vers: int, proc: int, args: bytes,  # noqa: PLR0917  the order of rpc_msg
+              cred: Auth = Auth(), verf: Auth = Auth()) -> bytes:
     """rpc_msg with a call_body."""
     out = Packer()
     out.pack_raw(struct.pack(">6I", xid, CALL, RPC_VERSION, prog, vers, proc))

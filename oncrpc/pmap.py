@@ -245,7 +245,8 @@ def _register_rpcbind(path: str, wanted: list[tuple[int, int, str, int]]) -> lis
     return refused
 
 
-def _register_pmap(wanted: list[tuple[int, int, str, int]], port: int, sock: socket.socket | None) -> list[tuple[int, int, str, int]]:
+def _register_pmap(wanted: list[tuple[int, int, str, int]], port: int,
+                   sock: socket.socket | None) -> list[tuple[int, int, str, int]]:
     refused = []
     own = None if sock else reserved_socket()
     try:
@@ -263,7 +264,8 @@ def _register_pmap(wanted: list[tuple[int, int, str, int]], port: int, sock: soc
     return refused
 
 
-def unregister(programs: Iterable[tuple[int, int]], *, port: int = PMAP_PORT, path: str = "", sock: socket.socket | None = None) -> None:
+def unregister(programs: Iterable[tuple[int, int]], *, port: int = PMAP_PORT, path: str = "",
+               sock: socket.socket | None = None) -> None:
     """Removes (prog, vers) each, all transports.  Raises OSError, RpcTimeout when nobody answers."""
     wanted = list(programs)
     where = rpcbind_socket(path) if path or port == PMAP_PORT else ""

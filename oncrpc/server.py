@@ -129,7 +129,7 @@ class Pending:
 class Request:
     """What a plain handler sees of a call; valid until the handler returns."""
 
-    __slots__ = ("args", "call", "prog", "vers", "proc")
+    __slots__ = ("args", "call", "proc", "prog", "vers")
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -228,7 +228,7 @@ class Timer:
 class Server:
     """One loop.  Use: programs, then listen()/datagram()/connection(), then run()."""
 
-    def __init__(self, programs: Sequence[Program] = (), *, limits: Limits = Limits()) -> None:  # noqa: B008
+    def __init__(self, programs: Sequence[Program] = (), *, limits: Limits = Limits()) -> None:
         wanted = ffi.new("struct rpc_limits *")
         for name in Limits.__slots__:
             setattr(wanted, name, getattr(limits, name))
@@ -398,10 +398,7 @@ class Server:
     def _events(self) -> None:
         events = lib.rpc_events(self.engine)
         for conn, what in [(events[i].id, events[i].what) for i in range(lib.rpc_n_events(self.engine))]:
-            if what == lib.RPC_EV_CLOSED:
-                callback = self._closed.pop(conn, None)
-            else:
-                callback = self._readable.get(conn)
+            callback = self._closed.pop(conn, None) if what == lib.RPC_EV_CLOSED else self._readable.get(conn)
             if callback is not None:
                 self._guarded(callback)
 

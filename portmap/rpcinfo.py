@@ -114,7 +114,8 @@ def list_rpcb(options: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     found = _dump(options, parser)
     print("   program version netid     address                service    owner")
     for entry in found:
-        print(f"{entry.prog:>10} {entry.vers:>4}    {entry.netid:<9} {entry.addr:<22} {names.get(entry.prog, '-'):<10} {entry.owner}")
+        name = names.get(entry.prog, "-")
+        print(f"{entry.prog:>10} {entry.vers:>4}    {entry.netid:<9} {entry.addr:<22} {name:<10} {entry.owner}")
     return 0
 
 
@@ -138,7 +139,7 @@ def list_transports(options: argparse.Namespace, parser: argparse.ArgumentParser
     name = program_names().get(prog, "-")
     print("   program vers  tp_family/name/class    address                service")
     while data.unpack_bool():
-        addr, netid = data.unpack_string(MAX_NETBUF).decode(errors="replace"), data.unpack_string(MAX_NETBUF).decode(errors="replace")
+        addr, netid = (data.unpack_string(MAX_NETBUF).decode(errors="replace") for _ in range(2))
         kind = {1: "clts", 2: "cots", 3: "cots_ord"}.get(data.unpack_uint(), "-")
         family, _ = data.unpack_string(MAX_NETBUF).decode(errors="replace"), data.unpack_string(MAX_NETBUF)
         print(f"{prog:>10} {vers:>4}  {family + '/' + netid + '/' + kind:<23} {addr:<22} {name}")

@@ -14,7 +14,17 @@ import time
 from collections.abc import Callable
 
 from oncrpc.message import AcceptStat, AuthStat, RpcError
-from oncrpc.pmap import NETIDS, PMAP_PROG, Mapping, Rpcb, pack_mapping, pack_rpcb, split_universal, universal_address, unpack_mapping
+from oncrpc.pmap import (
+    NETIDS,
+    PMAP_PROG,
+    Mapping,
+    Rpcb,
+    pack_mapping,
+    pack_rpcb,
+    split_universal,
+    universal_address,
+    unpack_mapping,
+)
 from oncrpc.server import NULL, UDP, Handler, Procedure, Program, Request
 from oncrpc.xdr import Packer, Unpacker, XdrError
 
@@ -51,9 +61,9 @@ class Service:
         rpcb3: list[tuple[str, Handler]] = [("SET", self.rpcb_set), ("UNSET", self.rpcb_unset), ("GETADDR", self.rpcb_getaddr),
                                             ("DUMP", self.rpcb_dump), ("CALLIT", self.callit), ("GETTIME", self.gettime),
                                             ("UADDR2TADDR", self.uaddr2taddr), ("TADDR2UADDR", self.taddr2uaddr)]
-        rpcb4: list[tuple[str, Handler]] = [*rpcb3[:4], ("BCAST", self.callit), *rpcb3[5:], ("GETVERSADDR", self.rpcb_getversaddr),
-                                            ("INDIRECT", self.callit), ("GETADDRLIST", self.rpcb_getaddrlist),
-                                            ("GETSTAT", self.rpcb_getstat)]
+        rpcb4: list[tuple[str, Handler]] = [*rpcb3[:4], ("BCAST", self.callit), *rpcb3[5:],
+                                            ("GETVERSADDR", self.rpcb_getversaddr), ("INDIRECT", self.callit),
+                                            ("GETADDRLIST", self.rpcb_getaddrlist), ("GETSTAT", self.rpcb_getstat)]
         rows = {2: pmap, 3: rpcb3, 4: rpcb4}
         return Program(PMAP_PROG, {vers: [NULL, *(Procedure(name, self._row(handler)) for name, handler in procs)]
                                    for vers, procs in rows.items()})
@@ -90,13 +100,13 @@ class Service:
         caller = self.caller(request)
         netid = PROTOCOLS.get(mapping.prot, "")
         addr = universal_address("0.0.0.0", mapping.port) if mapping.port <= 65535 else ""
-        return self._set(request, caller, mapping.prog, mapping.vers, netid, addr)
+        return self._set(request, caller, Rpcb(mapping.prog, mapping.vers, netid, addr, ""))
 
     def pmap_unset(self, request: Request) -> bytes:
         """bool PMAPPROC_UNSET(mapping): prot and port are ignored."""
         mapping = unpack_mapping(request.args)
         request.args.check_end()
-        return self._unset(request, self.caller(request), mapping.prog, mapping.vers, "")
+        return self._unset(request, Rpcb(mapping.prog, mapping.vers, "", "", ""))
 
     def pmap_getport(self, request: Request) -> bytes:
         """unsigned int PMAPPROC_GETPORT(mapping): port is ignored."""
@@ -126,13 +136,11 @@ class Service:
     def rpcb_set(self, request: Request) -> bytes:
         """bool RPCBPROC_SET(rpcb): r_owner is ours to say."""
         asked = _unpack_rpcb(request.args)
-        caller = self.caller(request)
-        return self._set(request, caller, asked.prog, asked.vers, asked.netid, asked.addr)
+        return self._set(request, self.caller(request), asked)
 
     def rpcb_unset(self, request: Request) -> bytes:
         """bool RPCBPROC_UNSET(rpcb): without r_netid all transports."""
-        asked = _unpack_rpcb(request.args)
-        return self._unset(request, self.caller(request), asked.prog, asked.vers, asked.netid)
+        return self._unset(request, _unpack_rpcb(request.args))
 
     def rpcb_getaddr(self, request: Request) -> bytes:
         """string RPCBPROC_GETADDR(rpcb)"""
@@ -216,20 +224,22 @@ class Service:
 
     # ---- changes
 
-    def _set(self, request: Request, caller: Caller, prog: int, vers: int, netid: str, addr: str) -> bytes:
-        done = self.table.set(caller, prog, vers, netid, addr)
+    def _set(self, request: Request, caller: Caller, entry: Rpcb) -> bytes:
+        done = self.table.set(caller, entry.prog, entry.vers, entry.netid, entry.addr)
         self.sets[request.vers] += done
-        self._report("set", done, caller, f"program {prog} version {vers} {netid!a} {addr!a}")
+        self._report("set", done, caller, f"program {entry.prog} version {entry.vers} {entry.netid!a} {entry.addr!a}")
         return done.to_bytes(4, "big")
 
-    def _unset(self, request: Request, caller: Caller, prog: int, vers: int, netid: str) -> bytes:
-        done = self.table.unset(caller, prog, vers, netid)
+    def _unset(self, request: Request, entry: Rpcb) -> bytes:
+        caller = self.caller(request)
+        done = self.table.unset(caller, entry.prog, entry.vers, entry.netid)
         self.unsets[request.vers] += done
-        self._report("unset", done, caller, f"program {prog} version {vers} {netid!a}")
+        self._report("unset", done, caller, f"program {entry.prog} version {entry.vers} {entry.netid!a}")
         return done.to_bytes(4, "big")
 
     def _report(self, what: str, done: bool, caller: Caller, entry: str) -> None:
-        log.log(logging.INFO if self.verbose else logging.DEBUG, "%s %s by %s: %s", what, entry, caller.owner, "done" if done else "refused")
+        level = logging.INFO if self.verbose else logging.DEBUG
+        log.log(level, "%s %s by %s: %s", what, entry, caller.owner, "done" if done else "refused")
         if done:
             self.changed()
 

@@ -1,4 +1,5 @@
 """A small server in a thread of the test's process, and a check that no descriptor is left."""
+
 from __future__ import annotations
 
 import os
@@ -21,8 +22,17 @@ class Small:
     def __init__(self, path: str, limits: Limits) -> None:
         self.path = path
         self.held: list[Pending] = []
-        procs = [NULL, Procedure("ECHO", lambda r: r.args.rest()), None, Procedure("SLOW", self.slow), Procedure("BUG", self.bug),
-                 Procedure("WHO", who), Procedure("DROP", lambda r: None), Procedure("BIG", big, weight=4), Procedure("HOLD", self.hold)]
+        procs = [
+            NULL,
+            Procedure("ECHO", lambda r: r.args.rest()),
+            None,
+            Procedure("SLOW", self.slow),
+            Procedure("BUG", self.bug),
+            Procedure("WHO", who),
+            Procedure("DROP", lambda r: None),
+            Procedure("BIG", big, weight=4),
+            Procedure("HOLD", self.hold),
+        ]
         self.server = Server([Program(PROG, {2: procs[:2], 3: procs})], limits=limits)
         tcp = socket.socket()
         tcp.bind(("127.0.0.1", 0))
@@ -70,7 +80,17 @@ def who(request: Request) -> bytes:
     """Everything that a handler can know of its caller."""
     cred = request.cred
     out = Packer()
-    for value in (request.family, request.port, request.proto, request.is_local, cred.flavor, cred.uid, cred.gid, len(cred.gids), *cred.gids):
+    for value in (
+        request.family,
+        request.port,
+        request.proto,
+        request.is_local,
+        cred.flavor,
+        cred.uid,
+        cred.gid,
+        len(cred.gids),
+        *cred.gids,
+    ):
         out.pack_uint(int(value))
     out.pack_string(request.address.encode())
     uid = request.unix_uid

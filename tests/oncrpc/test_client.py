@@ -1,4 +1,5 @@
 """The blocking client against the small server: transports, deadlines, retransmission, refusals."""
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """The engine as clients see it: records, headers, credentials, and what hostile clients send (RFC 5531)."""
+
 from __future__ import annotations
 
 import os
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from oncrpc.message import pack_relay, unpack_relay_reply
-from oncrpc.server import NULL, Limits, Procedure, Program, Server
+from oncrpc.server import NULL, Limits, Procedure, Program, Request, Server
 from oncrpc.xdr import Unpacker
 
 from ..tools.rpc import (
@@ -66,16 +67,22 @@ def until(condition: Callable[[], bool], deadline_s: float = 5.0) -> None:
 
 # ---- what is answered without a procedure
 
-@pytest.mark.parametrize(("call", "stat", "low_high"), [
-    (Call(100099, 3, 0), PROG_UNAVAIL, (0, 0)),
-    (Call(PROG, 1, 0), PROG_MISMATCH, (2, 3)),
-    (Call(PROG, 0xFFFFFFFF, 7), PROG_MISMATCH, (2, 3)),
-    (Call(PROG, 2, 5), PROC_UNAVAIL, (0, 0)),
-    (Call(PROG, 3, HOLE), PROC_UNAVAIL, (0, 0)),
-    (Call(PROG, 3, 22), PROC_UNAVAIL, (0, 0)),
-    (Call(PROG, 3, 0xFFFFFFFF), PROC_UNAVAIL, (0, 0)),
-])
-def test_unknown_program_version_procedure_gets_its_own_status(small: Small, call: Call, stat: int, low_high: tuple[int, int]) -> None:
+
+@pytest.mark.parametrize(
+    ("call", "stat", "low_high"),
+    [
+        (Call(100099, 3, 0), PROG_UNAVAIL, (0, 0)),
+        (Call(PROG, 1, 0), PROG_MISMATCH, (2, 3)),
+        (Call(PROG, 0xFFFFFFFF, 7), PROG_MISMATCH, (2, 3)),
+        (Call(PROG, 2, 5), PROC_UNAVAIL, (0, 0)),
+        (Call(PROG, 3, HOLE), PROC_UNAVAIL, (0, 0)),
+        (Call(PROG, 3, 22), PROC_UNAVAIL, (0, 0)),
+        (Call(PROG, 3, 0xFFFFFFFF), PROC_UNAVAIL, (0, 0)),
+    ],
+)
+def test_unknown_program_version_procedure_gets_its_own_status(
+    small: Small, call: Call, stat: int, low_high: tuple[int, int]
+) -> None:
     """RFC 5531 section 9; also with a credential that nobody would accept: authentication is tested last."""
     for transport in transports(small):
         for cred in (call.cred, Auth(99, b"x" * 40)):
@@ -107,6 +114,7 @@ def test_other_flavors_are_refused_elsewhere(small: Small, flavor: int) -> None:
 
 # ---- credentials
 
+
 def who(small: Small, cred: Auth, transport: Tcp | None = None) -> tuple[list[int], bytes, int]:
     connection = transport or Tcp(small.address)
     reply = exchange(connection, Call(PROG, 3, WHO, cred=cred))
@@ -120,9 +128,15 @@ def who(small: Small, cred: Auth, transport: Tcp | None = None) -> tuple[list[in
     return numbers, address, uid
 
 
-@pytest.mark.parametrize(("uid", "gid", "gids"), [
-    (0, 0, ()), (65536, 65536, (65536,)), (0xFFFFFFFF, 0xFFFFFFFF, (0xFFFFFFFF,)), (1, 2, tuple(range(16))),
-])
+@pytest.mark.parametrize(
+    ("uid", "gid", "gids"),
+    [
+        (0, 0, ()),
+        (65536, 65536, (65536,)),
+        (0xFFFFFFFF, 0xFFFFFFFF, (0xFFFFFFFF,)),
+        (1, 2, tuple(range(16))),
+    ],
+)
 def test_auth_sys_arrives_as_it_was_sent(small: Small, uid: int, gid: int, gids: tuple[int, ...]) -> None:
     """uid 65536 is not 0 (16-bit truncation), 0xffffffff is passed on: the procedures make it the anonymous user."""
     assert who(small, auth_sys(uid, gid, gids))[0] == [1, uid, gid, *gids]
@@ -154,15 +168,19 @@ def test_more_credentials_than_the_table_holds(small: Small) -> None:
     transport.close()
 
 
-@pytest.mark.parametrize("body", [
-    auth_sys(machine=b"m" * 256).body,                                   # machinename<255>
-    auth_sys(gids=tuple(range(17))).body,                                # gids<16>
-    auth_sys(1, 1).body + bytes(4),                                      # longer than it says
-    auth_sys(1, 1, (5,)).body[:-4],                                      # shorter than it says
-    struct.pack(">II", 1, 0xFFFFFFFC) + bytes(20),
-    struct.pack(">III", 1, 0, 0),
-    b"",
-], ids=["machine256", "gids17", "trailing", "short", "machine-huge", "cut", "empty"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        auth_sys(machine=b"m" * 256).body,  # machinename<255>
+        auth_sys(gids=tuple(range(17))).body,  # gids<16>
+        auth_sys(1, 1).body + bytes(4),  # longer than it says
+        auth_sys(1, 1, (5,)).body[:-4],  # shorter than it says
+        struct.pack(">II", 1, 0xFFFFFFFC) + bytes(20),
+        struct.pack(">III", 1, 0, 0),
+        b"",
+    ],
+    ids=["machine256", "gids17", "trailing", "short", "machine-huge", "cut", "empty"],
+)
 def test_malformed_auth_sys_is_badcred(small: Small, body: bytes) -> None:
     """RFC 5531 appendix A; attack rows A13, B03."""
     for transport in transports(small):
@@ -191,7 +209,7 @@ def test_verifier_of_400_bytes_is_served(small: Small) -> None:
 
 
 def test_truncated_call_is_garbage_or_no_call(small: Small) -> None:
-    """Every prefix of a call: below six words it is no call and the connection ends, then GARBAGE_ARGS; over UDP silence first."""
+    """Every prefix of a call: below six words it is no call and the connection ends (UDP: silence), then GARBAGE_ARGS."""
     whole = Call(PROG, 3, ECHO, cred=auth_sys(1, 2, (3,))).pack()
     for size in range(len(whole)):
         transport = Tcp(small.address)
@@ -211,6 +229,7 @@ def test_truncated_call_is_garbage_or_no_call(small: Small) -> None:
 
 
 # ---- records
+
 
 def test_every_cut_of_a_record_into_two_fragments(small: Small) -> None:
     call = Call(PROG, 3, ECHO, b"0123456789ab")
@@ -258,16 +277,20 @@ def test_more_calls_at_once_than_a_batch(small: Small) -> None:
     transport.close()
 
 
-@pytest.mark.parametrize("attack", [
-    b"\xff\xff\xff\xff" + bytes(40),                                     # A01
-    mark(RECORD_LIMIT + 1),
-    mark(0x7FFFFFFF, last=False) + bytes(40),
-    mark(0),                                                             # A07
-    mark(3) + b"abc",
-    mark(20) + bytes(20),
-    mark(40) + struct.pack(">2I", 1, 1) + bytes(32),                     # a REPLY
-    b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-], ids=["A01", "over-limit", "2GiB", "empty", "3", "20", "reply", "http"])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        b"\xff\xff\xff\xff" + bytes(40),  # A01
+        mark(RECORD_LIMIT + 1),
+        mark(0x7FFFFFFF, last=False) + bytes(40),
+        mark(0),  # A07
+        mark(3) + b"abc",
+        mark(20) + bytes(20),
+        mark(40) + struct.pack(">2I", 1, 1) + bytes(32),  # a REPLY
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+    ids=["A01", "over-limit", "2GiB", "empty", "3", "20", "reply", "http"],
+)
 def test_bad_record_closes_at_once(small: Small, attack: bytes) -> None:
     """Within a second, and without memory."""
     transport = Tcp(small.address)
@@ -320,7 +343,7 @@ def test_record_that_does_not_arrive_is_closed_and_others_are_not(small: Small) 
     exchange(idle, Call(PROG, 3, 0))
     half = [Tcp(small.address) for _ in range(20)]
     for i, transport in enumerate(half):
-        transport.raw((mark(4000) + bytes(3000))[:2 + 100 * i])
+        transport.raw((mark(4000) + bytes(3000))[: 2 + 100 * i])
     assert all(transport.closed_within(6) for transport in half)
     assert exchange(idle, Call(PROG, 3, 0)).ok
     assert small.counters()["deadline"] == 20
@@ -352,6 +375,7 @@ def test_connection_reset_between_call_and_reply(small: Small) -> None:
 
 
 # ---- replies that wait
+
 
 @pytest.mark.parametrize("limits", [Limits(stall_s=1)])
 def test_client_that_takes_no_replies_is_closed_and_others_are_served(small: Small) -> None:
@@ -426,6 +450,7 @@ def test_arguments_that_do_not_decode_are_garbage(small: Small) -> None:
 
 # ---- UDP, unix sockets, relays
 
+
 def test_udp_answer_comes_from_the_address_that_was_asked(small: Small) -> None:
     """Multi-homed hosts; the client's connected socket takes answers from that address only."""
     port = small.udp_address[1]
@@ -491,17 +516,22 @@ def test_relayed_call_has_the_clients_address_and_is_not_local() -> None:
     """struct rpc_relay_head: what workers hand to mountd."""
     seen = []
 
-    def look(request: object) -> bytes:
-        seen.append((request.address, request.port, request.proto, request.is_local, request.is_relayed, request.cred.uid))  # type: ignore[attr-defined]
+    def look(request: Request) -> bytes:
+        seen.append((request.address, request.port, request.proto, request.is_local, request.is_relayed, request.cred.uid))
         return b"done"
 
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     closed: list[bool] = []
-    server = Server([Program(PROG, {3: [NULL, Procedure("LOOK", look)]})])  # type: ignore[arg-type]
+    server = Server([Program(PROG, {3: [NULL, Procedure("LOOK", look)]})])
     server.relayed(theirs, lambda: closed.append(True))
     call = Call(PROG, 3, 1, cred=auth_sys(8))
-    for serial, proto, family, address, text in ((1, 6, socket.AF_INET, "10.1.2.3", "10.1.2.3"), (0xFFFFFFFF, 17, socket.AF_INET6, "2001:db8::1", "2001:db8::1")):
-        ours.send(pack_relay(serial, call.pack(), proto=proto, family=family, port=711, address=socket.inet_pton(family, address)))
+    for serial, proto, family, address, text in (
+        (1, 6, socket.AF_INET, "10.1.2.3", "10.1.2.3"),
+        (0xFFFFFFFF, 17, socket.AF_INET6, "2001:db8::1", "2001:db8::1"),
+    ):
+        ours.send(
+            pack_relay(serial, call.pack(), proto=proto, family=family, port=711, address=socket.inet_pton(family, address))
+        )
         server.turn(1000)
         server.turn(0)
         assert unpack_relay_reply(ours.recv(1000)) == (serial, bytes(unpack_reply_bytes(call.xid, b"done")))
@@ -520,6 +550,7 @@ def unpack_reply_bytes(xid: int, body: bytes) -> bytes:
 
 
 # ---- many connections
+
 
 @pytest.mark.parametrize("limits", [Limits(max_conns=50)])
 def test_newcomer_takes_the_place_of_the_oldest_idle(small: Small) -> None:
@@ -590,6 +621,7 @@ def test_flood_of_one_connection_leaves_others_their_turn(small: Small) -> None:
 
 
 # ---- the loop
+
 
 def test_stop_reading_holds_calls_until_it_is_off() -> None:
     """Workers do not read calls before they have an export table."""

@@ -1,4 +1,5 @@
 """rpc.c under the address and undefined behaviour sanitizers, with random honest and hostile clients (fuzz_rpc.c)."""
+
 from __future__ import annotations
 
 import random
@@ -15,8 +16,18 @@ DEADLINE_S = 120
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("fuzz") / "fuzz_rpc"
-    command = ["cc", "-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-o", str(out),
-               str(HERE / "fuzz_rpc.c"), str(HERE.parents[1] / "oncrpc" / "rpc.c"), "-lpthread"]
+    command = [
+        "cc",
+        "-g",
+        "-O1",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=undefined",
+        "-o",
+        str(out),
+        str(HERE / "fuzz_rpc.c"),
+        str(HERE.parents[1] / "oncrpc" / "rpc.c"),
+        "-lpthread",
+    ]
     built = subprocess.run(command, capture_output=True, text=True)
     if built.returncode:
         pytest.skip(f"no compiler with sanitizers here: {built.stderr[-200:]}")

@@ -1,4 +1,5 @@
 """What a process pays for: workers import oncrpc.server and must stay small and start at once."""
+
 from __future__ import annotations
 
 import subprocess
@@ -6,8 +7,20 @@ import sys
 from pathlib import Path
 
 TREE = Path(__file__).resolve().parents[2]
-HEAVY = ("asyncio", "cffi", "ctypes", "email", "http", "multiprocessing", "pyroute2", "ssl", "subprocess", "typing_extensions", "unittest",
-         "urllib")
+HEAVY = (
+    "asyncio",
+    "cffi",
+    "ctypes",
+    "email",
+    "http",
+    "multiprocessing",
+    "pyroute2",
+    "ssl",
+    "subprocess",
+    "typing_extensions",
+    "unittest",
+    "urllib",
+)
 
 
 def test_server_imports_nothing_heavy() -> None:

@@ -1,4 +1,5 @@
 """RPC messages (RFC 5531): vectors, every status, truncations; record marking; relays."""
+
 from __future__ import annotations
 
 import socket
@@ -27,8 +28,10 @@ ACCEPTED = "00000007 00000001 00000000 00000000 00000000 "
 def test_call_vector() -> None:
     """NULL of NFS version 3 with an empty machine name; by hand from RFC 5531."""
     call = pack_call(7, 100003, 3, 0, b"", auth_sys(1, 2, (3,)))
-    assert call.hex(" ", 4) == ("00000007 00000000 00000002 000186a3 00000003 00000000 00000001 00000018 00000000 00000000 00000001 "
-                                "00000002 00000001 00000003 00000000 00000000")
+    assert call.hex(" ", 4) == (
+        "00000007 00000000 00000002 000186a3 00000003 00000000 00000001 00000018 00000000 00000000 00000001 "
+        "00000002 00000001 00000003 00000000 00000000"
+    )
 
 
 @pytest.mark.parametrize(("gids", "machine"), [(tuple(range(17)), b""), ((), b"m" * 256)])
@@ -41,7 +44,9 @@ def test_success_gives_xid_and_results() -> None:
     assert unpack_reply(bytes.fromhex(ACCEPTED + "00000000 61626364")) == (7, b"abcd")
 
 
-@pytest.mark.parametrize("stat", [AcceptStat.PROG_UNAVAIL, AcceptStat.PROC_UNAVAIL, AcceptStat.GARBAGE_ARGS, AcceptStat.SYSTEM_ERR, 99])
+@pytest.mark.parametrize(
+    "stat", [AcceptStat.PROG_UNAVAIL, AcceptStat.PROC_UNAVAIL, AcceptStat.GARBAGE_ARGS, AcceptStat.SYSTEM_ERR, 99]
+)
 def test_accept_stat_is_raised(stat: int) -> None:
     with pytest.raises(RpcError) as caught:
         unpack_reply(bytes.fromhex(ACCEPTED) + stat.to_bytes(4, "big"))
@@ -63,7 +68,11 @@ def test_denied_gives_auth_stat_or_rpc_range() -> None:
 
 
 def test_every_truncation_of_a_reply_is_an_error() -> None:
-    for whole in (bytes.fromhex(ACCEPTED + "00000000"), bytes.fromhex(ACCEPTED + "00000002 00000002 00000003"), struct.pack(">5I", 7, 1, 1, 1, 5)):
+    for whole in (
+        bytes.fromhex(ACCEPTED + "00000000"),
+        bytes.fromhex(ACCEPTED + "00000002 00000002 00000003"),
+        struct.pack(">5I", 7, 1, 1, 1, 5),
+    ):
         for size in range(len(whole)):
             with pytest.raises(XdrError):
                 unpack_reply(whole[:size])
@@ -80,7 +89,7 @@ def from_bytes(data: bytes) -> Callable[[int], bytes]:
 
     def exactly(size: int) -> bytes:
         nonlocal position
-        piece = data[position:position + size]
+        piece = data[position : position + size]
         position += size
         if len(piece) < size:
             raise EOFError

@@ -1,4 +1,5 @@
 """XDR (RFC 4506): vectors, limits, truncations."""
+
 from __future__ import annotations
 
 import pytest
@@ -21,16 +22,25 @@ def everything() -> bytes:
 
 def read_everything(data: bytes) -> list[object]:
     unpacker = Unpacker(data)
-    values: list[object] = [unpacker.unpack_uint(), unpacker.unpack_int(), unpacker.unpack_uhyper(), unpacker.unpack_hyper(),
-                            unpacker.unpack_bool(), unpacker.unpack_opaque(5), unpacker.unpack_fopaque(3), unpacker.unpack_string(0)]
+    values: list[object] = [
+        unpacker.unpack_uint(),
+        unpacker.unpack_int(),
+        unpacker.unpack_uhyper(),
+        unpacker.unpack_hyper(),
+        unpacker.unpack_bool(),
+        unpacker.unpack_opaque(5),
+        unpacker.unpack_fopaque(3),
+        unpacker.unpack_string(0),
+    ]
     unpacker.check_end()
     return values
 
 
 def test_vector_of_every_type() -> None:
     """By hand from RFC 4506."""
-    assert everything().hex(" ", 4) == ("ffffffff fffffffe 80000000 00000000 ffffffff ffffffff 00000001 00000005 61626364 65000000 "
-                                        "78797a00 00000000")
+    assert everything().hex(" ", 4) == (
+        "ffffffff fffffffe 80000000 00000000 ffffffff ffffffff 00000001 00000005 61626364 65000000 78797a00 00000000"
+    )
 
 
 def test_what_was_packed_is_read_again() -> None:

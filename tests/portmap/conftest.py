@@ -1,4 +1,5 @@
 """A real portmap process on a free port, without rights, stopped by TERM with exit status 0."""
+
 from __future__ import annotations
 
 import os
@@ -21,7 +22,21 @@ class Portmap:
         self.path = str(directory / "rpcbind.sock")
         reader, writer = os.pipe()
         user = ("-u", "root") if os.geteuid() == 0 else ()  # in the tests' interpreter others may not read
-        command = [sys.executable, "-m", "portmap", "-d", "-l", "-p", "0", "-s", self.path, *user, "--ready-fd", str(writer), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "portmap",
+            "-d",
+            "-l",
+            "-p",
+            "0",
+            "-s",
+            self.path,
+            *user,
+            "--ready-fd",
+            str(writer),
+            *options,
+        ]
         self.process = subprocess.Popen(command, cwd=TREE, pass_fds=[writer], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
         os.close(writer)
         ready = os.read(reader, 100)

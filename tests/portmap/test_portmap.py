@@ -1,4 +1,5 @@
 """portmap(8) as a process: PMAP version 2, rpcbind versions 3 and 4, its rules, its options and signals."""
+
 from __future__ import annotations
 
 import os
@@ -60,6 +61,7 @@ def as_user(uid: int, code: str) -> str:
 
 # ---- version 2
 
+
 @root
 def test_set_getport_dump_unset(portmap: Portmap) -> None:
     with Pmap(port=portmap.port, reserved=True) as pmap:
@@ -75,8 +77,17 @@ def test_set_getport_dump_unset(portmap: Portmap) -> None:
 
 
 @root
-@pytest.mark.parametrize("mapping", [Mapping(7, 1, 6, 0), Mapping(7, 1, 6, 65536), Mapping(7, 1, 6, 0xFFFFFFFF), Mapping(7, 1, 1, 700),
-                                     Mapping(7, 1, 0, 700), Mapping(100000, 9, 6, 700)])
+@pytest.mark.parametrize(
+    "mapping",
+    [
+        Mapping(7, 1, 6, 0),
+        Mapping(7, 1, 6, 65536),
+        Mapping(7, 1, 6, 0xFFFFFFFF),
+        Mapping(7, 1, 1, 700),
+        Mapping(7, 1, 0, 700),
+        Mapping(100000, 9, 6, 700),
+    ],
+)
 def test_impossible_mappings_are_refused(portmap: Portmap, mapping: Mapping) -> None:
     with Pmap(port=portmap.port, reserved=True) as pmap:
         before = pmap.dump()
@@ -106,6 +117,7 @@ def test_forwarding_is_not_done(portmap: Portmap, vers: int, proc: int) -> None:
 
 # ---- who asks
 
+
 def test_change_from_elsewhere_is_refused(portmap: Portmap) -> None:
     """Attack row P01: a call that did not come to a loopback address, whatever port it comes from."""
     address = other_address()
@@ -113,8 +125,10 @@ def test_change_from_elsewhere_is_refused(portmap: Portmap) -> None:
     for opener in (Client.tcp, Client.udp):
         for vers, args in ((2, pack_mapping(Mapping(7, 1, 6, 700))), (3, pack_rpcb(entry)), (4, pack_rpcb(entry))):
             for proc in (1, 2):
-                with opener((address, portmap.port), PMAP, vers, reserved=os.geteuid() == 0) as client, \
-                        pytest.raises(RpcError) as caught:
+                with (
+                    opener((address, portmap.port), PMAP, vers, reserved=os.geteuid() == 0) as client,
+                    pytest.raises(RpcError) as caught,
+                ):
                     client.call(proc, args)
                 assert caught.value.auth_stat == AuthStat.AUTH_TOOWEAK
     with Pmap(port=portmap.port) as pmap:
@@ -179,6 +193,7 @@ def test_unprivileged_port_may_not_take_a_reserved_one(portmap: Portmap) -> None
 
 # ---- versions 3 and 4
 
+
 @root
 def test_rpcb_set_getaddr_and_version_2_see_the_same_table(portmap: Portmap) -> None:
     with Rpcbind(portmap.path) as mapper, Pmap(port=portmap.port) as pmap:
@@ -207,7 +222,7 @@ def test_time_and_address_conversion(portmap: Portmap) -> None:
         for uaddr in (b"1.2.3.4.8.1", b"2001:db8::1.8.1"):
             taddr = client.call(7, struct.pack(">I", len(uaddr)) + uaddr + bytes(-len(uaddr) % 4))
             back = client.call(8, taddr)
-            assert back[4:4 + len(uaddr)] == uaddr
+            assert back[4 : 4 + len(uaddr)] == uaddr
         assert client.call(7, struct.pack(">I", 4) + b"nope") == bytes(8)
         assert client.call(8, struct.pack(">II", 4, 4) + b"nope") == bytes(4)
         assert len(client.call(12)) == 3 * 17 * 4
@@ -265,6 +280,7 @@ def test_random_arguments_leave_it_alive(portmap: Portmap) -> None:
 
 # ---- the client that daemons use
 
+
 @root
 def test_register_and_unregister_over_both_ways(portmap: Portmap) -> None:
     services = [(100003, 3, "tcp", 2049), (100003, 3, "udp", 2049), (100003, 3, "tcp6", 2049)]
@@ -289,6 +305,7 @@ def test_register_with_a_socket_bound_before_rights_were_dropped(portmap: Portma
 
 # ---- the process
 
+
 def test_hup_is_harmless_and_int_ends_with_0(portmap: Portmap) -> None:
     portmap.process.send_signal(signal.SIGHUP)
     with Pmap(port=portmap.port) as pmap:
@@ -297,8 +314,13 @@ def test_hup_is_harmless_and_int_ends_with_0(portmap: Portmap) -> None:
 
 
 def test_second_one_steps_back_with_a_clear_message(portmap: Portmap, tmp_path: Path) -> None:
-    second = subprocess.run([sys.executable, "-m", "portmap", "-d", "-p", str(portmap.port), "-s", "none"], cwd=TREE,
-                            capture_output=True, text=True, timeout=20)
+    second = subprocess.run(
+        [sys.executable, "-m", "portmap", "-d", "-p", str(portmap.port), "-s", "none"],
+        cwd=TREE,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
     assert second.returncode == 3
     assert "already serves" in second.stderr
 
@@ -307,8 +329,13 @@ def test_port_taken_by_something_else_is_an_error() -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
         taken.listen()
-        run = subprocess.run([sys.executable, "-m", "portmap", "-d", "-p", str(taken.getsockname()[1]), "-s", "none"], cwd=TREE,
-                             capture_output=True, text=True, timeout=20)
+        run = subprocess.run(
+            [sys.executable, "-m", "portmap", "-d", "-p", str(taken.getsockname()[1]), "-s", "none"],
+            cwd=TREE,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
     assert run.returncode == 1
     assert "in use" in run.stderr
 

@@ -1,4 +1,5 @@
 """rpcinfo(8): its layouts and its exit status."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,5 @@
 """Who may register and remove what (attack rows P01 to P11), without a process."""
+
 from __future__ import annotations
 
 import pytest
@@ -17,12 +18,24 @@ def addr(port: int) -> str:
     return universal_address("0.0.0.0", port)
 
 
-@pytest.mark.parametrize(("caller", "prog", "port", "done"), [
-    (ROOT, 100003, 2049, True), (ROOT, 7, 1, True), (ROOT, 100000, 111, False),
-    (USER, 7, 5000, True), (USER, 7, 1023, False), (USER, 7, 2049, False), (USER, 100003, 5000, False), (USER, 100005, 5000, False),
-    (UNKNOWN, 7, 5000, True), (UNKNOWN, 7, 80, False), (UNKNOWN, 100003, 5000, False),
-    (STRANGER, 7, 5000, False), (Caller(local=False, privileged=True), 7, 5000, False),
-])
+@pytest.mark.parametrize(
+    ("caller", "prog", "port", "done"),
+    [
+        (ROOT, 100003, 2049, True),
+        (ROOT, 7, 1, True),
+        (ROOT, 100000, 111, False),
+        (USER, 7, 5000, True),
+        (USER, 7, 1023, False),
+        (USER, 7, 2049, False),
+        (USER, 100003, 5000, False),
+        (USER, 100005, 5000, False),
+        (UNKNOWN, 7, 5000, True),
+        (UNKNOWN, 7, 80, False),
+        (UNKNOWN, 100003, 5000, False),
+        (STRANGER, 7, 5000, False),
+        (Caller(local=False, privileged=True), 7, 5000, False),
+    ],
+)
 def test_who_may_set_what(caller: Caller, prog: int, port: int, done: bool) -> None:
     table = Table()
     assert table.set(caller, prog, 1, "tcp", addr(port)) is done
@@ -42,10 +55,21 @@ def test_taken_entry_is_refused_unless_it_is_the_same() -> None:
     assert not table.set(ROOT, 7, 1, "tcp", addr(5001))
 
 
-@pytest.mark.parametrize(("setter", "remover", "done"), [
-    (USER, USER, True), (USER, ROOT, True), (USER, OTHER, False), (USER, UNKNOWN, False), (ROOT, USER, False), (ROOT, UNKNOWN, False),
-    (UNKNOWN, UNKNOWN, True), (UNKNOWN, USER, False), (UNKNOWN, ROOT, True), (USER, STRANGER, False),
-])
+@pytest.mark.parametrize(
+    ("setter", "remover", "done"),
+    [
+        (USER, USER, True),
+        (USER, ROOT, True),
+        (USER, OTHER, False),
+        (USER, UNKNOWN, False),
+        (ROOT, USER, False),
+        (ROOT, UNKNOWN, False),
+        (UNKNOWN, UNKNOWN, True),
+        (UNKNOWN, USER, False),
+        (UNKNOWN, ROOT, True),
+        (USER, STRANGER, False),
+    ],
+)
 def test_who_may_unset_what(setter: Caller, remover: Caller, done: bool) -> None:
     table = Table()
     table.set(setter, 7, 1, "tcp", addr(5000))
@@ -87,12 +111,28 @@ def test_table_is_bounded_for_all_and_for_one() -> None:
     assert len(table) == MAX_ENTRIES
 
 
-@pytest.mark.parametrize(("netid", "text", "port"), [
-    ("tcp", "1.2.3.4.8.1", 2049), ("udp6", "::.8.1", 2049), ("tcp6", "fe80::1%eth0.8.1", 2049), ("local", "/run/x.sock", 0),
-    ("tcp", "::.8.1", None), ("tcp6", "1.2.3.4.8.1", None), ("tcp", "1.2.3.4.0.0", None), ("tcp", "1.2.3.4.256.1", None),
-    ("tcp", "1.2.3.4.-1.1", None), ("tcp", "1.2.3", None), ("tcp", "", None), ("tcp", "x" * 200, None), ("local", "", None),
-    ("local", "/" * 200, None), ("local", "a\nb", None), ("sctp", "1.2.3.4.8.1", None), ("", "1.2.3.4.8.1", None),
-])
+@pytest.mark.parametrize(
+    ("netid", "text", "port"),
+    [
+        ("tcp", "1.2.3.4.8.1", 2049),
+        ("udp6", "::.8.1", 2049),
+        ("tcp6", "fe80::1%eth0.8.1", 2049),
+        ("local", "/run/x.sock", 0),
+        ("tcp", "::.8.1", None),
+        ("tcp6", "1.2.3.4.8.1", None),
+        ("tcp", "1.2.3.4.0.0", None),
+        ("tcp", "1.2.3.4.256.1", None),
+        ("tcp", "1.2.3.4.-1.1", None),
+        ("tcp", "1.2.3", None),
+        ("tcp", "", None),
+        ("tcp", "x" * 200, None),
+        ("local", "", None),
+        ("local", "/" * 200, None),
+        ("local", "a\nb", None),
+        ("sctp", "1.2.3.4.8.1", None),
+        ("", "1.2.3.4.8.1", None),
+    ],
+)
 def test_addresses(netid: str, text: str, port: int | None) -> None:
     """Attack row P11 and others of its kind."""
     assert check_address(netid, text) == port
