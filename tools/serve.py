@@ -160,7 +160,7 @@ def start_all(plan: Plan, daemons: Daemons) -> bool:
     ours = plan.root and can_bind(PORTMAP_PORT)
     binds = [word for address in plan.binds for word in ("-h", address)]
     if ours:
-        daemons.wait_ready("portmap", daemons.start("portmap", "portmap", "-d", *binds))
+        daemons.wait_ready("portmap", daemons.start("portmap", "portmap", "-f", *binds))
     mapped = ours or (plan.root and not can_bind(PORTMAP_PORT))
     quiet = [] if mapped else ["--no-portmap"]
     nfsd = daemons.start("nfsd", "nfsd_master", "-F", "-n", str(plan.workers), "-p", str(plan.port), *binds, *quiet, "--statedir",

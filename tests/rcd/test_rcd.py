@@ -1,6 +1,7 @@
 """The rc.d scripts, driven by dash and by bash, with small daemons and paths of their own."""
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,8 @@ import pytest
 
 RC = Path(__file__).parents[2] / "rc.d"
 NAMES = ("portmap", "mountd", "nfsd")
-CONF = 'portmap_enable=YES\nmountd_enable="yes"\nnfs_server_enable=YES\nnfs_server_flags="-t -u -n 4"\nmountd_flags=--no-portmap\n'
+CONF = 'portmap_enable=YES\nmountd_enable="yes"\nnfs_server_enable=YES\nnfs_server_flags="-t -u -n 4"\n' \
+    "mountd_flags=--no-portmap\n"
 
 
 @dataclass
@@ -51,7 +53,8 @@ class Rc:
         return int(self.pidfile(name).read_text())
 
     def run(self, script: str, verb: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([self.shell, str(RC / script), verb], env=self.env | env, capture_output=True, text=True, timeout=20)
+        command = [self.shell, str(RC / script), verb]
+        return subprocess.run(command, env=self.env | env, capture_output=True, text=True, timeout=20)
 
     def log(self) -> list[str]:
         path = self.root / "log"
@@ -60,10 +63,8 @@ class Rc:
     def end(self) -> None:
         for name in NAMES:
             if self.pidfile(name).exists():
-                try:
+                with contextlib.suppress(ProcessLookupError):
                     os.kill(self.pid(name), signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
 
 
 @pytest.fixture(params=["dash", "bash"])
