@@ -57,8 +57,9 @@ class Registrar:
 
     def start(self) -> None:
         """Registers anew, and watches from now on."""
-        for mapping in self._mappings:
+        for mapping in self._mappings:  # all before the first SET: UNSET of PMAP v2 takes no notice of the protocol
             self._call(mapping, _UNSET)
+        for mapping in self._mappings:
             self._call(mapping, _SET, lambda u, m=mapping: self._was_set(m, u))  # type: ignore[misc]
         self._probe_later()
 
