@@ -76,6 +76,10 @@ enum {
 	UDP_OUT = 64,             /* replies a sendmmsg() */
 	UDP_MAX_REPLY = 65507,
 	EPOLL_BATCH = 256,
+	HOG_SHARE = 4,            /* an address with more than 1/4 of all connections makes room for its own newcomers */
+	HOG_SAMPLES = 64,         /* places looked at to find one of its connections: about 4 are enough */
+	ADDRESSES = 4096,         /* buckets of connection counts; a collision counts two addresses as one */
+	UDP_BUFFER = 1 << 20,     /* bytes that the kernel may hold: bursts of 32 KiB writes */
 	FD_RESERVE = 64,          /* descriptors that connections leave to everything else */
 	CONN_CEILING = 65000,
 	SMALL_REPLY = 16 << 10,   /* detached replies up to here are collected, larger ones sent from where they are */
@@ -107,6 +111,7 @@ struct conn {
 	u32 next;                 /* in the ready queue */
 	u32 older, newer;         /* by last activity */
 	struct rpc_peer addr;     /* serial unused */
+	u32 bucket;               /* of addr, in by_address */
 	u32 peer, peer_serial;    /* its place among eng->peers, if it still has that serial */
 	u32 cred, cred_serial;    /* the last credential seen */
 	struct buf *left, *rec;
@@ -174,6 +179,8 @@ struct engine {
 	u32 conn_cap, free_head, *free_next;
 	u32 queue_head, queue_tail, n_queued;
 	u32 oldest, newest;
+	u32 by_address[ADDRESSES];
+	u64 dice;
 	struct conn *morgue;
 	struct buf *graveyard, *pool[16]; /* CLASSES are used */
 	u32 n_pool[16];
@@ -514,6 +521,7 @@ static void kill_conn(struct engine *e, struct conn *c)
 	if (c->kind == RPC_CONN) {
 		e->count.conns--;
 		e->count.closed++;
+		e->by_address[c->bucket]--;
 	}
 	if (c->kind == RPC_RELAYED && e->n_events < EPOLL_BATCH)
 		e->events[e->n_events++] = (struct rpc_event){ c->id, RPC_EV_CLOSED };
@@ -541,23 +549,41 @@ static void kill_conn(struct engine *e, struct conn *c)
 		rearm_listeners(e);
 }
 
-/* Makes room for a newcomer: the connection that was idle longest, rather one that waits for nothing. */
-static bool evict(struct engine *e, struct conn *except)
+/* A connection of an address that has very many: of those met at random places the one that was idle longest. */
+static struct conn *hog(struct engine *e, u32 bucket)
+{
+	struct conn *victim = NULL;
+	for (u32 i = 0, met = 0; i < HOG_SAMPLES && met < 4; i++) {
+		e->dice = e->dice * 6364136223846793005ull + 1442695040888963407ull;
+		struct conn *c = e->conns[(u32)(e->dice >> 33) % e->conn_cap];
+		if (!c || c->kind != RPC_CONN || c->bucket != bucket)
+			continue;
+		met++;
+		if (!victim || c->t_active < victim->t_active)
+			victim = c;
+	}
+	return victim;
+}
+
+/* Makes room for a newcomer (its address, if known): the connection that was idle longest, rather one that waits for
+ * nothing; but who holds a large share of all connections makes room for himself. */
+static bool evict(struct engine *e, u32 bucket)
 {
 	struct conn *victim = NULL;
 	u32 looked = 0;
-	for (u32 i = e->oldest; i != NONE && looked < 4096; i = e->conns[i]->newer) {
+	if (bucket != NONE && e->by_address[bucket] > e->count.conns / HOG_SHARE && e->by_address[bucket] < e->count.conns)
+		victim = hog(e, bucket);
+	for (u32 i = e->oldest; !victim && i != NONE && looked < 4096; i = e->conns[i]->newer) {
 		struct conn *c = e->conns[i];
-		if (c->kind != RPC_CONN || c == except)
+		if (c->kind != RPC_CONN)
 			continue;
 		looked++;
-		if (!victim)
+		if (!c->n_detached && !c->out_len)
 			victim = c;
-		if (!c->n_detached && !c->out_len) {
-			victim = c;
-			break;
-		}
 	}
+	for (u32 i = e->oldest; !victim && i != NONE; i = e->conns[i]->newer)
+		if (e->conns[i]->kind == RPC_CONN)
+			victim = e->conns[i];
 	if (!victim)
 		return false;
 	e->count.evicted++;
@@ -632,9 +658,6 @@ int rpc_attach(struct rpc_engine *pub, int fd, int kind, const void *sa, u32 sa_
 		return -EINVAL;
 	if (kind != RPC_EVENT && getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &len))
 		return -errno;
-	if (kind == RPC_CONN)
-		while (e->count.conns >= e->lim.max_conns && evict(e, NULL))
-			;
 	if (e->free_head == NONE && grow_conns(e))
 		return -ENOMEM;
 	struct conn *c = calloc(1, sizeof *c);
@@ -660,6 +683,9 @@ int rpc_attach(struct rpc_engine *pub, int fd, int kind, const void *sa, u32 sa_
 				sa_len = sizeof ss.ss_family;
 		}
 		set_peer(&c->addr, &c->port, sa, sa_len);
+		c->bucket = keyed_hash(e->key, (u8 *)&c->addr + 4, sizeof c->addr - 4) % ADDRESSES;
+		while (e->count.conns >= e->lim.max_conns && evict(e, c->bucket))
+			;
 		if (c->proto == RPC_TCP) {
 			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
 			setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
@@ -673,6 +699,8 @@ int rpc_attach(struct rpc_engine *pub, int fd, int kind, const void *sa, u32 sa_
 		}
 	} else if (kind == RPC_DGRAM) {
 		c->proto = RPC_UDP;
+		int room = UDP_BUFFER;
+		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
 		if (family == AF_INET)
 			setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on);
 		else
@@ -707,6 +735,7 @@ int rpc_attach(struct rpc_engine *pub, int fd, int kind, const void *sa, u32 sa_
 	if (kind == RPC_CONN) {
 		e->count.conns++;
 		e->count.accepted++;
+		e->by_address[c->bucket]++;
 	}
 	return (int)id;
 }
@@ -1725,7 +1754,7 @@ static void turn_listen(struct engine *e, struct conn *c)
 		if (errno == EAGAIN)
 			return;
 		e->count.accept_errors++;
-		if ((errno == EMFILE || errno == ENFILE) && evict(e, NULL))
+		if ((errno == EMFILE || errno == ENFILE) && evict(e, NONE))
 			continue;
 		/* No descriptor, no memory: disarmed until a connection closes, or for a second. */
 		struct epoll_event ev = { .events = 0, .data.u64 = (u64)c->gen << 32 | c->id };
@@ -1950,6 +1979,7 @@ struct rpc_engine *rpc_new(const struct rpc_limits *limits)
 	}
 	e->free_head = e->queue_head = e->queue_tail = e->oldest = e->newest = NONE;
 	e->batch = 2 * RECENT;
+	e->dice = e->key[0];
 	e->now = now_ns();
 	table_init(&e->creds, e->pub.creds, sizeof *e->pub.creds);
 	table_init(&e->peers, e->pub.peers, sizeof *e->pub.peers);

@@ -333,7 +333,7 @@ int main(int argc, char **argv)
 		return 2;
 	state = strtoull(argv[1], NULL, 10) * 0x9E3779B97F4A7C15ull + 1;
 	long steps = atol(argv[2]);
-	struct rpc_limits lim = { .max_conns = CLIENTS + 8, .max_record = RECORD, .max_detached = 40, .quota = 5, .in_budget = 16 << 20 };
+	struct rpc_limits lim = { .max_conns = 400, .max_record = RECORD, .max_detached = 40, .quota = 5, .in_budget = 16 << 20 };
 	eng = rpc_new(&lim);
 	if (!eng || rpc_program(eng, PROG, 3, N_PROCS, 0) || rpc_hole(eng, PROG, 3, P_HOLE) || rpc_weight(eng, P_ECHO, 4))
 		die("set-up");

@@ -566,6 +566,21 @@ def test_newcomer_takes_the_place_of_the_oldest_idle(small: Small) -> None:
         transport.close()
 
 
+@pytest.mark.parametrize("limits", [Limits(max_conns=100)])
+def test_address_with_very_many_connections_makes_room_for_itself(small: Small) -> None:
+    """Fault F29: one host's flood must not push out the idle connections of all others."""
+    quiet = [Tcp(small.address, source=f"127.0.1.{i}") for i in range(1, 21)]
+    for transport in quiet:
+        assert exchange(transport, Call(PROG, 3, 0)).ok
+    flood = [Tcp(small.address, source="127.0.2.1") for _ in range(1000)]
+    until(lambda: small.counters()["accepted"] == 1020)
+    assert small.counters()["conns"] == 100
+    for transport in quiet:
+        assert exchange(transport, Call(PROG, 3, 0)).ok
+    for transport in quiet + flood:
+        transport.close()
+
+
 def test_out_of_descriptors_evicts_and_goes_on(small: Small) -> None:
     """Fault F25, in this process: the limit is lowered until accept(2) fails."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
