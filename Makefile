@@ -26,9 +26,9 @@ build: $(VENV)/.stamp $(EXTENSIONS)
 $(VENV)/.stamp: pyproject.toml setup.py tools/deps.sh
 	@PYTHON="$(PYTHON)" sh tools/deps.sh build
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check 'setuptools>=68' wheel 'cffi>=1.16'
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'setuptools>=68' wheel 'cffi>=1.16'
 	@# compat: a plain path in a .pth file, which `python -I -m nfsserver` reads too, and faster than an import hook
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation \
 		--config-settings editable_mode=compat -e '.[test,screen,prometheus]'
 	@touch $@
 
@@ -60,7 +60,7 @@ test: build lib
 	@$(BIN)/python -m pytest -n $(JOBS) $(PYTESTFLAGS) $(T)
 
 lint: build
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[lint]' --no-build-isolation \
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[lint]' --no-build-isolation \
 		--config-settings editable_mode=compat
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
