@@ -7,7 +7,7 @@ python=${PYTHON:-$tree/.venv/bin/python}; export PYTHONPATH=$tree
 EXPORT=${EXPORT:-$LAB_DIR/export}; mkdir -p "$EXPORT" "$LAB_DIR/state"
 if [ -n "$EXPORT_SIZE" ]; then mountpoint -q "$EXPORT" || mount -t tmpfs -o size=$EXPORT_SIZE,mode=1777 export "$EXPORT"; fi
 chmod 1777 "$EXPORT"
-echo "\"$EXPORT\" (rw,no_root_squash,insecure${EXPORT_OPTIONS:+,$EXPORT_OPTIONS})" > "$LAB_DIR/exports"
+echo "\"$EXPORT\" *(rw,no_root_squash,insecure${EXPORT_OPTIONS:+,$EXPORT_OPTIONS})" > "$LAB_DIR/exports"
 if [ -z "$(ss -Hltn 'sport = :111')" ]; then
     "$python" -m portmap &
     for _ in $(seq 100); do [ -n "$(ss -Hltn 'sport = :111')" ] && break; sleep 0.1; done
