@@ -2,6 +2,7 @@
 
     CALL     network -> privileged: a MountCall; the reply's errno is an accept_stat, its body the results
     ATTACH   privileged -> network: one descriptor, a worker's end for relayed calls
+    SERVING  network -> privileged, once: it has given up its rights and serves
 
 The network half holds no right: a MountCall is checked as if hostile, and can ask nothing but what a client could.
 """
@@ -14,7 +15,7 @@ from oncrpc.xdr import Packer, Unpacker, XdrError
 
 from .mount import MNTPATHLEN, Proc
 
-CALL, ATTACH = 1, 2
+CALL, ATTACH, SERVING = 1, 2, 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,4 +62,4 @@ def unpack_mount_call(body: bytes) -> MountCall:
     return call
 
 
-__all__ = ["AF_LOCAL", "ATTACH", "CALL", "MountCall", "pack_mount_call", "unpack_mount_call"]
+__all__ = ["AF_LOCAL", "ATTACH", "CALL", "SERVING", "MountCall", "pack_mount_call", "unpack_mount_call"]

@@ -89,6 +89,11 @@ class NameCache:
             state.delay_s = min(state.delay_s * 2, RETRY_MOST_S)
         return (state.answer or ()) != (before or ())
 
+    def ask_again(self) -> None:
+        """All are due now: the administrator said HUP."""
+        for state in self._states.values():
+            state.next_s = 0.0
+
     def unanswered(self, wanted: Iterable[Question]) -> list[Question]:
         """Those that nobody has answered yet, not even with a failure."""
         return [q for q in wanted if q not in self._states or self._states[q].answer is None]

@@ -16,7 +16,7 @@ from nfssvc_shim.records import AF_LOCAL, Address, Cred
 from oncrpc.message import AcceptStat, RpcError
 from oncrpc.server import LATER, NULL, UDP, Limits, Pending, Procedure, Program, Request, Server, _Later
 
-from .halves import ATTACH, CALL, MountCall, pack_mount_call
+from .halves import ATTACH, CALL, SERVING, MountCall, pack_mount_call
 from .mount import MAX_REPLY, MAX_REPLY_UDP, MOUNT_PROGRAM, Proc, unpack_dirpath
 
 log = logging.getLogger(__name__)
@@ -146,4 +146,5 @@ def run(channel: Channel, streams: Sequence[socket.socket], datagrams: Sequence[
     half = NetworkHalf(channel)
     half.listen(streams, datagrams)
     drop()
+    channel.send(Message(SERVING))
     half.server.run()

@@ -36,7 +36,7 @@ from .callsock import CallSocket
 from .exports_model import Diagnostic, Entry
 from .exptab import ExportIds
 from .filesystems import FileSystems
-from .halves import ATTACH, CALL, unpack_mount_call
+from .halves import ATTACH, CALL, SERVING, unpack_mount_call
 from .helper import Helper
 from .names import Ask, NameCache, Question, questions
 from .options import Options
@@ -80,7 +80,7 @@ class Service:
         self._registrar: tuple[socket.socket, int] | None = None
         self._registered = not options.register
         self._in_force = self._ready = False
-        self._server_has_table = False
+        self._server_has_table = self._network_serves = False
         self._pushing = self._again = False
         self._loaded_s = 0.0
         self._first_mistake = True
@@ -189,7 +189,7 @@ class Service:
         self._maybe_ready()
 
     def _maybe_ready(self) -> None:
-        if self._ready or not (self._registered and self._in_force):
+        if self._ready or not (self._registered and self._in_force and self._network_serves):
             return
         self._ready = True
         log.info("serving on port %d", self.sockets.port or self.o.port)
@@ -208,6 +208,7 @@ class Service:
             return
         log.info("exports loaded: %d lines", len(parsed.entries))
         self.entries = parsed.entries
+        self.names.ask_again()
         self._loaded()
 
     def _loaded(self) -> None:
@@ -319,7 +320,7 @@ class Service:
             if error == errno.ENOTCONN and time.monotonic() < until and not self.stopping:
                 self.loop.call_later(0.2, lambda: self.getfh(args, done, deadline=until))
             else:
-                done(error, b"" if error else Unpacker(body).unpack_opaque(MAX_FH))
+                done(*_handle(error, body))
 
         if not self._server_has_table or not self.calls.request(Nfssvc.GETFH, pack_getfh_args(args), answered):
             answered(errno.ENOTCONN, b"")
@@ -359,6 +360,9 @@ class Service:
 
     def _call(self, message: Message) -> None:
         channel = self.channel
+        if message.flag == SERVING:
+            self._network_serves = True
+            self._maybe_ready()
         if message.flag != CALL or channel is None:
             return
 
@@ -398,6 +402,17 @@ class Service:
             if self._first_mistake:
                 log.error("%s: %s", exc.filename, exc.strerror)
             self._first_mistake = False
+
+
+def _handle(error: int, body: bytes) -> tuple[int, bytes]:
+    """errno and handle of a GETFH reply: opaque fh<64>."""
+    if error:
+        return error, b""
+    try:
+        return 0, Unpacker(body).unpack_opaque(MAX_FH)
+    except XdrError as exc:
+        log.error("the server's handle is none: %s", exc)
+        return errno.EIO, b""
 
 
 def _log_failure(error: int, _body: bytes) -> None:

@@ -29,7 +29,8 @@ def rights(o: Options) -> str:
     words += ["sec=" + ":".join(FLAVOR_NAMES[f] for f in o.flavors)] if o.flavors != PLAIN.flavors else []
     words += [str(bit.name).lower() for bit in Ex if o.ex & bit]
     words += [str(bit.name).lower() for bit in Nx if o.nx & bit]
-    words += [f"{name}={getattr(o, name)!r}" for name in ("mountpoint", "fsid", "fspath", "fsuuid", "password", "index", "deny", "quiet")
+    words += [f"{name}={getattr(o, name)!r}"
+              for name in ("mountpoint", "fsid", "fspath", "fsuuid", "password", "index", "deny", "quiet")
               if getattr(o, name) != getattr(PLAIN, name)]
     return " ".join(words)
 

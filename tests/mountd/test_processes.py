@@ -1,0 +1,250 @@
+"""mountd as processes: start, serving, HUP, children that die, a server that dies, stop."""
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mountd.mount import Proc
+from mountd.showmount import unpack_exports, unpack_mountlist
+from nfssvc_shim.flags import Nx
+from oncrpc.message import AcceptStat, RpcError, pack_call, pack_relay, unpack_relay_reply, unpack_reply
+
+from .conftest import TREE, Mountd, children_of, string, title, wait_until
+from .peer import Peer
+
+ACCES = 13
+
+
+@pytest.mark.parametrize("udp", [False, True])
+@pytest.mark.parametrize("vers", [1, 2, 3])
+def test_mnt_of_an_export_gives_the_workers_handle(mountd: Mountd, tree: Path, vers: int, udp: bool) -> None:
+    """RFC 1094 A.5.1, RFC 1813 5.2.1: over both transports, in all versions."""
+    mountd.start(f"{tree}/a 127.0.0.1(rw,insecure)\n")
+    assert mountd.peer is not None
+    status, handle = mountd.mnt(os.fsencode(tree / "a" / "sub"), vers, udp=udp)
+    assert (status, handle[4:7]) == (0, b"sub")
+    assert mountd.peer.asked[-1].vers == (3 if vers == 3 else 2)
+
+
+def test_mnt_over_ipv6_matches_ipv6_entries(mountd: Mountd, tree: Path) -> None:
+    mountd.start(f"{tree}/a ::1(insecure)\n{tree}/b 127.0.0.1(insecure)\n")
+    assert mountd.mnt(os.fsencode(tree / "a"), host="::1")[0] == 0
+    assert mountd.mnt(os.fsencode(tree / "b"), host="::1")[0] == ACCES
+
+
+def test_bad_file_at_start_refuses_to_start(mountd: Mountd, tree: Path) -> None:
+    """Design section 6: at first start a bad file refuses to start, and says where."""
+    mountd.exports.write_text(f"{tree}/a 10.0.0.1 (rw)\n{tree}/b h(roo)\n")
+    ended = subprocess.run(mountd.command("--no-portmap"), cwd=TREE, capture_output=True, text=True, timeout=15, check=False)
+    assert ended.returncode == 1
+    assert f"{mountd.exports}:1:" in ended.stderr
+    assert f"{mountd.exports}:2:" in ended.stderr
+    assert mountd.peer is not None
+    assert mountd.peer.tables == []
+
+
+def test_taken_port_is_said_in_one_line(mountd: Mountd, tree: Path) -> None:
+    mountd.exports.write_text(f"{tree}/a *(ro)\n")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = subprocess.run(mountd.command("--no-portmap", "-h", "127.0.0.1", "-p", str(port)), cwd=TREE, capture_output=True,
+                               text=True, timeout=15, check=False)
+    assert ended.returncode == 1
+    assert f"port {port}" in ended.stderr
+
+
+def test_hup_with_an_error_keeps_the_old_table(mountd: Mountd, tree: Path) -> None:
+    """F13: the last good table stays whole, each error is in the log with file, line and column."""
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    assert mountd.peer is not None
+    mountd.reload(f"{tree}/a *(ro,insecure)\n{tree}/b 127.0.0.1 (rw)\n{tree}/c *(rw,insecure)\n")
+    mountd.wait_log("the exports stay as they were")
+    assert f"{mountd.exports}:2:" in mountd.log()
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+    assert mountd.mnt(os.fsencode(tree / "c"))[0] == ACCES
+    assert len(mountd.peer.tables) == 1
+
+
+def test_hup_puts_the_new_table_in_force(mountd: Mountd, tree: Path) -> None:
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    assert mountd.peer is not None
+    mountd.reload(f"{tree}/b *(rw,insecure)\n")
+    table = mountd.peer.wait_tables(2)
+    assert [export.path for export in table] == [os.fsencode(tree / "b")]
+    wait_until(lambda: mountd.mnt(os.fsencode(tree / "b"))[0] == 0, "the new table in force")
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == ACCES
+
+
+@pytest.mark.parametrize("broken", ["missing", "directory", "unreadable text"])
+def test_hup_with_a_file_that_cannot_be_read_keeps_the_old_table(mountd: Mountd, tree: Path, broken: str) -> None:
+    """F14."""
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    mountd.exports.unlink()
+    if broken == "directory":
+        mountd.exports.mkdir()
+    elif broken == "unreadable text":
+        mountd.exports.write_bytes(b"\0" * 100)
+    os.kill(mountd.pid, signal.SIGHUP)
+    mountd.wait_log("the exports stay as they were")
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+
+
+def test_empty_file_exports_nothing(mountd: Mountd, tree: Path) -> None:
+    """F14: a file that is there, readable and empty is meant."""
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    assert mountd.peer is not None
+    mountd.reload("")
+    assert mountd.peer.wait_tables(2) == ()
+
+
+def test_term_ends_with_status_0_and_leaves_nothing(mountd: Mountd, tree: Path) -> None:
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    port = mountd.port
+    assert mountd.stop() == 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", port))
+
+
+def test_server_that_comes_back_gets_the_table_again(mountd: Mountd, tree: Path) -> None:
+    """Design section 5: mountd reconnects every 100 ms and sends its table."""
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    assert mountd.peer is not None
+    first = mountd.peer.tables[0]
+    mountd.peer.close()
+    mountd.peer = Peer(mountd.socket)
+    assert mountd.peer.wait_tables(1) == first
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+
+
+@pytest.mark.parametrize("name", ["network", "resolver"])
+def test_child_that_dies_is_replaced(mountd: Mountd, tree: Path, name: str) -> None:
+    mountd.start(f"{tree}/a localhost(ro,insecure)\n")
+    old = mountd.child(name)
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: [pid for pid in children_of(mountd.pid) if title(pid).endswith(name) and pid != old], f"another {name}")
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+
+
+@pytest.mark.root
+def test_network_half_has_no_rights_at_all(mountd: Mountd, tree: Path) -> None:
+    """Issue: the network half has no capability, no file system and no handle key."""
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    pid = mountd.child("network")
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert set(status["Uid"].split()) != {"0"}
+    assert {int(status[name], 16) for name in ("CapPrm", "CapEff", "CapInh", "CapBnd", "CapAmb")} == {0}
+    assert status["NoNewPrivs"] == "1"
+    assert status["Groups"].split() == []
+    assert list(Path(f"/proc/{pid}/root").iterdir()) == []
+
+
+def test_relayed_calls_are_answered(mountd: Mountd, tree: Path) -> None:
+    """Design section 5: MOUNT and NFS on one port; a worker passes the record and the peer."""
+    mountd.start(f"{tree}/a 192.0.2.7(ro)\n", "--relay-only", "-p", "2049", loopback=False)
+    assert mountd.peer is not None
+    assert mountd.port == 2049
+    with mountd.peer.relay() as worker:
+        for port, expected in ((900, 0), (2000, ACCES)):  # the entry asks for a port below 1024
+            call = pack_call(77, 100005, 3, Proc.MNT, string(os.fsencode(tree / "a")))
+            worker.send(pack_relay(5, call, proto=6, family=socket.AF_INET, port=port, address=socket.inet_aton("192.0.2.7")))
+            serial, message = unpack_relay_reply(worker.recv(4096))
+            xid, results = unpack_reply(message)
+            assert (serial, xid, int.from_bytes(results[:4], "big")) == (5, 77, expected)
+
+
+def test_mount_list_survives_a_restart_and_umntall_is_the_callers_own(mountd: Mountd, tree: Path) -> None:
+    """RFC 1813 5.2.4; mountdtab."""
+    mountd.start(f"{tree} *(ro,insecure)\n")
+    path = os.fsencode(tree / "a")
+    for source in ("127.0.0.1", "127.0.0.2"):
+        assert mountd.mnt(path, source=source)[0] == 0
+    mountd.stop()
+    mountd.start(f"{tree} *(ro,insecure)\n")
+    with mountd.client(source="127.0.0.2") as client:
+        assert unpack_mountlist(client.call(Proc.DUMP)) == [(b"127.0.0.1", path), (b"127.0.0.2", path)]
+        assert client.call(Proc.UMNTALL) == b""
+        assert unpack_mountlist(client.call(Proc.DUMP)) == [(b"127.0.0.1", path)]
+        client.call(Proc.UMNT, string(path))
+        assert len(unpack_mountlist(client.call(Proc.DUMP))) == 1
+    with mountd.client() as client:
+        client.call(Proc.UMNT, string(path))
+        assert unpack_mountlist(client.call(Proc.DUMP)) == []
+
+
+def test_export_lists_directories_with_their_clients(mountd: Mountd, tree: Path) -> None:
+    mountd.start(f"{tree}/a *(ro)\n{tree}/b 10.0.0.0/8 host.invalid\n{tree}/missing *(ro)\n")
+    with mountd.client(1) as client:
+        found = unpack_exports(client.call(Proc.EXPORT))
+        assert found == unpack_exports(client.call(Proc.EXPORTALL))
+    assert found == [(os.fsencode(tree / "a"), []), (os.fsencode(tree / "b"), [b"10.0.0.0/8", b"host.invalid"])]
+
+
+def test_wildcard_entry_is_resolved_when_its_client_asks(mountd: Mountd, tree: Path) -> None:
+    """Forward-confirmed reverse lookup, and an entry for the address in the workers' table."""
+    mountd.start(f"{tree}/a local*.x(ro) *host(ro,insecure)\n{tree}/b *.example.org(rw,insecure)\n")
+    assert mountd.peer is not None
+    assert mountd.peer.tables[0][0].nets == ()
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+    nets = mountd.peer.tables[-1][0].nets
+    assert [(str(net.address), net.prefix) for net in nets] == [("127.0.0.1", 32)]
+    assert nets[0].flags & Nx.READONLY
+    assert mountd.mnt(os.fsencode(tree / "b"))[0] == ACCES
+
+
+def test_hup_1000_exports_keep_their_ids(mountd: Mountd, tree: Path) -> None:
+    """Handles hold the export id: it may not change over HUP and restart."""
+    directories = [tree / f"d{i}" for i in range(1000)]
+    for directory in directories:
+        directory.mkdir()
+    mountd.start("".join(f"{d} *(ro,insecure)\n" for d in directories))
+    assert mountd.peer is not None
+    ids = {e.path: e.expid for e in mountd.peer.tables[0]}
+    assert len(set(ids.values())) == 1000
+    mountd.reload("".join(f"{d} *(ro,insecure)\n" for d in reversed(directories)))
+    assert {e.path: e.expid for e in mountd.peer.wait_tables(2)} == ids
+
+
+def test_password_and_one_time_password(mountd: Mountd, tree: Path) -> None:
+    """unfsd(8), option password; a nonce is its client's own and good for one try."""
+    import hashlib
+    mountd.start(f"{tree}/a *(ro,insecure,password=gazonk)\n")
+    path = os.fsencode(tree / "a")
+    assert mountd.mnt(path)[0] == ACCES
+    assert mountd.mnt(b"@password:wrong" + path)[0] == ACCES
+    assert mountd.mnt(b"@password:gazonk" + path)[0] == 0
+    nonce = mountd.mnt(b"@getnonce")[1]
+    answer = b"@otp:" + hashlib.md5(nonce + b"gazonk").hexdigest().encode() + path
+    assert mountd.mnt(answer, source="127.0.0.2")[0] == ACCES
+    assert mountd.mnt(answer)[0] == 0
+    assert mountd.mnt(answer)[0] == ACCES
+    assert "gazonk" not in mountd.log()
+
+
+def test_unknown_procedures_and_versions_are_answered_by_rpc(mountd: Mountd, tree: Path) -> None:
+    mountd.start(f"{tree}/a *(ro)\n")
+    with mountd.client(3) as client:
+        for proc in (6, 7, 8, 1000):
+            with pytest.raises(RpcError) as caught:
+                client.call(proc)
+            assert caught.value.accept_stat == AcceptStat.PROC_UNAVAIL
+        assert client.call(Proc.NULL) == b""
+    with mountd.client(4) as client, pytest.raises(RpcError) as caught:
+        client.call(Proc.NULL)
+    assert (caught.value.low, caught.value.high) == (1, 3)
+
+
+def test_pathconf_of_version_2(mountd: Mountd, tree: Path) -> None:
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    with mountd.client(2) as client:
+        good = client.call(Proc.PATHCONF, string(os.fsencode(tree / "a")))
+        bad = client.call(Proc.PATHCONF, string(b"/etc"))
+    assert len(good) == len(bad) == 40
+    assert int.from_bytes(good[12:16], "big") == 255   # name_max
+    assert (good[32:36], bad[:4], bad[32:36]) == (bytes(4), bytes(4), b"\0\0\x01\xff")
