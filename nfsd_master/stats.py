@@ -24,6 +24,21 @@ from nfssvc_shim.state import (
     S_FDS_WRITE,
     S_OBJECTS,
     SLOT_WORDS,
+    U_ADDR_HIGH,
+    U_ADDR_LOW,
+    U_EXPID,
+    U_FAMILY,
+    U_FIRST,
+    U_LAST,
+    U_READ,
+    U_REQUESTS,
+    U_STATE,
+    U_UID,
+    U_WRITTEN,
+    X_EXPID,
+    X_READ,
+    X_REQUESTS,
+    X_WRITTEN,
     State,
 )
 
@@ -36,14 +51,11 @@ USER_HEADER = struct.Struct("=II")
 USER_PATH = struct.Struct("=B1025s")
 USER_RECORD = struct.Struct("=BI128sQQQqq")
 SLOT_HEADER = struct.Struct("=4I")
-# Words of an export's row.
-X_EXPID, X_REQUESTS, X_READ, X_WRITTEN = range(4)
-# Words of a user's row.  U_STATE 0: free.
-U_STATE, U_EXPID, U_UID, U_FAMILY, U_ADDR_HIGH, U_ADDR_LOW, U_REQUESTS, U_READ, U_WRITTEN, U_FIRST, U_LAST = range(11)
 _AF = {1: 2, 2: 30}          # our families -> macOS' AF_INET, AF_INET6
 # What is a state, not a count: never less a base.
 _GAUGES = frozenset((*range(8), S_FDS_READ, S_FDS_WRITE, S_OBJECTS))
 _WRAP = (1 << 64) - 1
+USER_IDLE_S = 7200           # as macOS: a user is active so long after his last call
 
 
 class Stats:
@@ -98,7 +110,9 @@ class Stats:
         return EXPORT_HEADER.pack(VERSION, len(records)) + b"".join(records)
 
     def users(self) -> list[memoryview]:
-        return [row for row in map(self._state.user, range(N_USERS)) if row[U_STATE]]
+        """Rows of active users."""
+        since = int(time.time()) - USER_IDLE_S
+        return [row for row in map(self._state.user, range(N_USERS)) if row[U_STATE] and row[U_LAST] >= since]
 
     def usercount(self) -> bytes:
         return struct.pack("=I", len(self.users()))
@@ -122,7 +136,7 @@ def _user_record(row: memoryview) -> bytes:
 
 
 def sockaddr(family: int, packed: bytes) -> bytes:
-    """macOS' sockaddr_in or sockaddr_in6 (length byte, family byte) of a client without port; 16 bytes of `packed`."""
+    """macOS' sockaddr_in or sockaddr_in6 (length byte, family byte) of a client without port; empty for a local one."""
     if family == 1:
         return struct.pack("=BBH4s", 16, _AF[1], 0, packed[:4])
     return struct.pack("=BBHI16sI", 28, _AF[2], 0, 0, packed, 0) if family == 2 else b""
