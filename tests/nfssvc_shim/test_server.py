@@ -1,0 +1,307 @@
+"""nfssvc() against the real server: nfsd with two workers, no mountd, its own directory."""
+from __future__ import annotations
+
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from nfsstat import stats
+from nfssvc_shim.call import fhopen, getfh, nfssvc
+from nfssvc_shim.channel import Channel, ProtocolError
+from nfssvc_shim.flags import Ex, Nfssvc, Nx, Nxa
+from nfssvc_shim.records import (
+    Address,
+    Cred,
+    Export,
+    ExportArgs,
+    FhopenArgs,
+    GetfhArgs,
+    Net,
+    NfsdArgs,
+    pack_export_args,
+    pack_getfh_args,
+    pack_nfsd_args,
+)
+from nfssvc_shim.state import S_COUNTERS
+from oncrpc.client import Client
+from oncrpc.xdr import Packer, Unpacker
+
+ROOT = Path(__file__).parents[2]
+LOCAL = Address.of("127.0.0.1")
+ME = Cred(os.geteuid(), os.getegid())
+EXPID = 0x1234
+
+
+@dataclass
+class Server:
+    path: Path
+    port: int
+    export: Path
+    pid: int
+
+    def status(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads(nfssvc(Nfssvc.STATUS, socket_path=self.path))
+        return found
+
+    def table(self, *, op: Nxa = Nxa.REPLACE) -> ExportArgs:
+        nets = (Net(Nx.DEFAULTEXPORT, Address(0), 0),)
+        return ExportArgs(op, op == Nxa.REPLACE, (Export(EXPID, bytes(self.export), flags=Ex.PATHFH, nets=nets),))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="nfssvc-") as name:
+        base = Path(name)
+        base.chmod(0o755)
+        (base / "export").mkdir(mode=0o755)
+        (base / "export" / "file").write_text("twelve bytes")
+        reading, writing = os.pipe()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "nfsd_master", "-F", "-n", "2", "-p", "0", "-h", "127.0.0.1", "--no-portmap", "--statedir",
+             str(base / "state"), "--key", str(base / "key"), "--ready-fd", str(writing), "--log", "stderr"],
+            pass_fds=[writing], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        os.close(writing)
+        try:
+            assert select.select([reading], [], [], 30)[0], "nfsd is not ready"
+            port = int(os.read(reading, 100).split()[1])
+            made = Server(base / "state" / "nfssvc.sock", port, base / "export", process.pid)
+            nfssvc(Nfssvc.EXPORT, made.table(), socket_path=made.path)
+            yield made
+        finally:
+            os.close(reading)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+
+
+def wait_for(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        select.select([], [], [], 0.02)
+    return condition()
+
+
+def handle_of(server: Server) -> bytes:
+    body = getfh(GetfhArgs(EXPID, b"", LOCAL, ME), socket_path=server.path)
+    return Unpacker(body).unpack_opaque(64)
+
+
+def getattr_status(client: Client, handle: bytes) -> int:
+    packer = Packer()
+    packer.pack_opaque(handle)
+    return Unpacker(client.call(1, bytes(packer))).unpack_uint()
+
+
+def test_getfh_gives_a_handle_that_the_workers_know(server: Server) -> None:
+    with Client.tcp(("127.0.0.1", server.port), 100003, 3) as client:
+        assert getattr_status(client, handle_of(server)) == 0
+
+
+def test_getfh_of_nothing_is_enoent(server: Server) -> None:
+    with pytest.raises(OSError) as error:
+        getfh(GetfhArgs(EXPID, b"nothing", LOCAL, ME), socket_path=server.path)
+    assert error.value.errno == errno.ENOENT
+
+
+def test_fhopen_gives_a_descriptor_of_the_file(server: Server) -> None:
+    handle = Unpacker(getfh(GetfhArgs(EXPID, b"", LOCAL, ME), socket_path=server.path)).unpack_opaque(64)
+    packer = Packer()
+    packer.pack_opaque(handle)
+    packer.pack_string(b"file")
+    with Client.tcp(("127.0.0.1", server.port), 100003, 3) as client:
+        reply = Unpacker(client.call(3, bytes(packer)))
+    assert reply.unpack_uint() == 0
+    fd = fhopen(FhopenArgs(reply.unpack_opaque(64), LOCAL, ME, 1), socket_path=server.path)
+    assert os.pread(fd, 100, 0) == b"twelve bytes"
+    os.close(fd)
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_a_socket_handed_over_is_served_by_the_slot_it_names(server: Server, slot: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        ours = socket.create_connection(listener.getsockname())
+        theirs, _ = listener.accept()
+    with theirs:
+        nfssvc(Nfssvc.ADDSOCK, NfsdArgs(Address.of("127.0.0.1", ours.getsockname()[1]), slot), fds=[theirs.fileno()],
+               socket_path=server.path)
+    handle = handle_of(server)
+    before = {s.slot: s.words[S_COUNTERS + 1] for s in server_stats(server).slots}
+    with Client(ours, 100003, 3) as client:
+        assert getattr_status(client, handle) == 0
+    after = {s.slot: s.words[S_COUNTERS + 1] for s in server_stats(server).slots}
+    assert {number: after[number] - before[number] for number in after} == {slot: 1, 1 - slot: 0}
+
+
+def server_stats(server: Server) -> stats.Server:
+    return stats.unpack_server(nfssvc(Nfssvc.SRVSTATS, socket_path=server.path))
+
+
+def test_counters_are_exact_and_zerostats_zeroes_them(server: Server) -> None:
+    nfssvc(Nfssvc.ZEROSTATS, socket_path=server.path)
+    assert server_stats(server).total == 0
+    handle = handle_of(server)
+    with Client.tcp(("127.0.0.1", server.port), 100003, 3) as client:
+        for _ in range(17):
+            getattr_status(client, handle)
+        getattr_status(client, b"no handle of ours")
+    found = server_stats(server)
+    assert found.calls(1) == 18
+    assert sum(found.histogram(1)) == 18
+    (export,) = stats.unpack_exports(nfssvc(Nfssvc.EXPORTSTATS, socket_path=server.path))
+    assert (export.path, export.requests) == (str(server.export), 17)
+    users = stats.unpack_users(nfssvc(Nfssvc.USERSTATS, socket_path=server.path))
+    assert [(u.address, u.uid) for u in users if u.requests] == [("127.0.0.1", ME.uid)]
+    assert struct.unpack("=I", nfssvc(Nfssvc.USERCOUNT, socket_path=server.path))[0] == len(users)
+
+
+def test_export_that_is_there_cannot_be_added_again_nor_one_that_is_not_deleted(server: Server) -> None:
+    for args, want in ((server.table(op=Nxa.ADD), errno.EEXIST),
+                       (ExportArgs(Nxa.DELETE, False, (Export(0x999, b"/nowhere"),)), errno.ENOENT),
+                       (ExportArgs(Nxa(0), False), errno.EINVAL)):
+        with pytest.raises(OSError) as error:
+            nfssvc(Nfssvc.EXPORT, args, socket_path=server.path)
+        assert error.value.errno == want
+
+
+def test_second_udp_socket_is_eexist(server: Server) -> None:
+    """nfssvc(2), ERRORS: nfsd serves UDP already."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp, pytest.raises(OSError) as error:
+        nfssvc(Nfssvc.ADDSOCK, NfsdArgs(), fds=[udp.fileno()], socket_path=server.path)
+    assert error.value.errno == errno.EEXIST
+
+
+def test_foreign_nfsd_lends_a_slot_and_a_signal_ends_it_with_0(server: Server) -> None:
+    """nfssvc(2), RETURN VALUES."""
+    code = "import signal; from nfssvc_shim.call import nfssvc; signal.signal(signal.SIGINT, lambda *a: None); print(nfssvc(4))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=ROOT,
+                               env=os.environ | {"NFSSVC_SOCKET": str(server.path)})
+    assert wait_for(lambda: server.status()["lent"] == 1)
+    assert wait_for(lambda: len(server.status()["slots"]) == 3)  # type: ignore[arg-type]
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=10)[0] == "b''\n"
+    assert process.returncode == 0
+    assert wait_for(lambda: len(server.status()["slots"]) == 2)  # type: ignore[arg-type]
+
+
+def test_suspended_workers_answer_after_resume(server: Server) -> None:
+    handle = handle_of(server)
+    with Client.tcp(("127.0.0.1", server.port), 100003, 3) as client:
+        assert getattr_status(client, handle) == 0
+        nfssvc(Nfssvc.SUSPEND, 1, socket_path=server.path)
+        try:
+            assert server.status()["suspended"] is True
+            with pytest.raises(TimeoutError):
+                client.call(0, timeout_s=0.3)
+        finally:
+            nfssvc(Nfssvc.SUSPEND, 0, socket_path=server.path)
+        assert getattr_status(client, handle) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+def test_ordinary_user_may_ask_for_counters_and_nothing_else(server: Server) -> None:
+    code = """if True:
+        import os, sys
+        from nfssvc_shim.call import nfssvc
+        from nfssvc_shim.flags import Nfssvc
+        os.setgroups([]); os.setgid(65534); os.setuid(65534)
+        for flag in Nfssvc:
+            if flag is Nfssvc.NFSD and len(sys.argv) > 1:
+                continue
+            try:
+                nfssvc(flag)
+                print(flag.name, 0)
+            except OSError as exc:
+                print(flag.name, exc.errno)
+    """
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=30,
+                         env=os.environ | {"NFSSVC_SOCKET": str(server.path)})
+    got = dict(line.split() for line in ran.stdout.splitlines())
+    inside = {"SLOT", "STOP", "READY", "LISTEN", "RELAY", "TRACE"}
+    assert {name for name, number in got.items() if number == "0"} == {"SRVSTATS", "USERCOUNT", "STATUS"}
+    assert {number for name, number in got.items() if number != "0" and name not in inside} == {str(errno.EPERM)}
+
+
+# ---- hostile callers
+
+def connect(server: Server) -> Channel:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.settimeout(20)
+    sock.connect(str(server.path))
+    return Channel(sock)
+
+
+@pytest.mark.parametrize("flag", [0, 0x400, 0xC, 0x3FF, *(int(f) for f in (Nfssvc.SLOT, Nfssvc.STOP, Nfssvc.READY, Nfssvc.LISTEN,
+                                                                           Nfssvc.RELAY)), 0x7FFFFFFF])
+def test_flags_that_are_no_call_are_einval_and_the_channel_stays(server: Server, flag: int) -> None:
+    channel = connect(server)
+    with pytest.raises(OSError) as error:
+        channel.call(flag)
+    assert error.value.errno == errno.EINVAL
+    assert channel.call(Nfssvc.USERCOUNT)[0]
+    channel.close()
+
+
+def bodies(server: Server) -> dict[int, bytes]:
+    return {Nfssvc.EXPORT: pack_export_args(server.table()), Nfssvc.GETFH: pack_getfh_args(GetfhArgs(EXPID, b"x", LOCAL, ME)),
+            Nfssvc.ADDSOCK: pack_nfsd_args(NfsdArgs(LOCAL)), Nfssvc.WORKERS: b"\0\0\0\2", Nfssvc.SUSPEND: b"\0\0\0\0"}
+
+
+def test_every_truncation_of_every_body_is_einval(server: Server) -> None:
+    """And nothing of it is in force: the table serves on."""
+    channel = connect(server)
+    with open("/dev/null") as null:
+        for flag, body in bodies(server).items():
+            for size in range(len(body)):
+                with pytest.raises(OSError) as error:
+                    channel.call(flag, body[:size], [null.fileno()] if flag == Nfssvc.ADDSOCK else [])
+                assert error.value.errno == errno.EINVAL, (flag, size)
+    channel.close()
+    assert server.status()["exports"] == 1
+    handle_of(server)
+
+
+def test_bytes_that_are_no_message_end_the_connection_and_nothing_else(server: Server) -> None:
+    for junk in (b"x", bytes(24), b"NFSV" + bytes(20), struct.pack(">6I", 0x4E465356, 1, 0x40, 1, 0, 9), os.urandom(60000)):
+        channel = connect(server)
+        channel.sock.send(junk)
+        with pytest.raises((EOFError, ConnectionResetError)):
+            channel.recv()
+        channel.close()
+    assert server.status()["workers"] == 2
+
+
+def test_memfd_without_seals_ends_the_connection(server: Server) -> None:
+    channel, memfd = connect(server), os.memfd_create("x", os.MFD_ALLOW_SEALING)
+    os.ftruncate(memfd, 100)
+    socket.send_fds(channel.sock, [struct.pack(">6I", 0x4E465356, 1, 0x80000200, 1, 0, 100)], [memfd])
+    os.close(memfd)
+    with pytest.raises((EOFError, ConnectionResetError, ProtocolError)):
+        channel.recv()
+    channel.close()
+
+
+def test_descriptors_nobody_asked_for_are_closed(server: Server) -> None:
+    control = int(str(server.status()["control"]))
+    channel = connect(server)
+    channel.call(Nfssvc.USERCOUNT)
+    before = len(os.listdir(f"/proc/{control}/fd"))
+    with open("/dev/null") as null:
+        before = len(os.listdir(f"/proc/{control}/fd"))
+        for _ in range(20):
+            channel.call(Nfssvc.USERCOUNT, fds=[null.fileno()] * 60)
+        assert wait_for(lambda: len(os.listdir(f"/proc/{control}/fd")) <= before)
+    channel.close()
