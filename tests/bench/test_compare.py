@@ -45,9 +45,11 @@ def test_compare_measures_the_floor_and_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(base) == []
 
 
-def test_compare_says_which_side_is_absent(tmp_path: Path) -> None:
-    done = _compare("--side", "unfs3", "--unfs3", str(tmp_path / "none"), "--work", "null", "--rounds", "1", "--seconds", "0.1")
-    assert "note: unfs3 left out" in done.stderr
+def test_compare_ends_when_a_side_that_was_asked_for_is_absent(tmp_path: Path) -> None:
+    done = _compare("--side", "unfs3", "--unfs3", str(tmp_path / "none"), "--work", "null", "--dir", str(tmp_path))
+    assert done.returncode == 1
+    assert "unfs3 cannot run" in done.stderr
+    assert os.listdir(tmp_path) == []
 
 
 def test_compare_refuses_an_unknown_row() -> None:
