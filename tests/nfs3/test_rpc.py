@@ -174,7 +174,7 @@ def test_udp_garbage_is_never_answered_with_success(server: ServerSet) -> None:
     with closing(Udp(server.address)) as udp:
         for size in [1, 3, 4, 11, 12, 23, 24, 39, 40, 41, 500, 9000, 65507] + [rng.randrange(1, 2000) for _ in range(100)]:
             udp.send(rng.randbytes(size))
-        whole = Call(NFS, 3, Proc.GETATTR, bytes(36), NONE).pack()
+        whole = Call(NFS, 3, Proc.GETATTR, pack_opaque(b"h" * 32), NONE).pack()
         for size in range(len(whole)):
             udp.send(whole[:size])
         last = Call(NFS, 3, 0)

@@ -1,0 +1,357 @@
+"""Retransmissions: the duplicate request cache, and what a killed worker had in hand (attack F02, protocol note 5.4).
+
+A retransmission has the same xid, credential and arguments, and comes from the same address; it may come over the same
+connection, another one, another source port and so to another worker.  Its answer is the first one's, and nothing is done twice.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.tools.nfs3 import (
+    EXIST,
+    FILE_SYNC,
+    GUARDED,
+    NF3FIFO,
+    NOENT,
+    OK,
+    UNSTABLE,
+    Nfs3,
+    Proc,
+    Sattr3,
+    pack_CREATE3args,
+    pack_diropargs3,
+    pack_LINK3args,
+    pack_MKDIR3args,
+    pack_MKNOD3args,
+    pack_RENAME3args,
+    pack_SETATTR3args,
+    pack_SYMLINK3args,
+    pack_WRITE3args,
+    unpack_result,
+)
+from tests.tools.rpc import Call, Reply, auth_sys, exchange, next_xid, pipeline, replace
+from tests.tools.servers import ServerSet, wait_until
+
+from .conftest import Spot
+
+ATTR = Sattr3(mode=0o755)
+CHANGES = ["CREATE", "MKDIR", "SYMLINK", "MKNOD", "REMOVE", "RMDIR", "RENAME", "LINK", "SETATTR", "WRITE"]
+
+
+def change(spot: Spot, name: str, tag: bytes = b"") -> Call:
+    """A call that succeeds once, and would fail or do harm when done again; `tag` keeps several apart."""
+    new, old = b"new" + tag, b"old" + tag
+    if name in ("REMOVE", "RENAME", "LINK", "SETATTR", "WRITE"):
+        fh = spot.file(old, b"content")
+    elif name == "RMDIR":
+        spot.dir(old)
+    args = {
+        "CREATE": lambda: pack_CREATE3args(spot.fh, new, GUARDED, ATTR), "MKDIR": lambda: pack_MKDIR3args(spot.fh, new, ATTR),
+        "SYMLINK": lambda: pack_SYMLINK3args(spot.fh, new, ATTR, b"target"),
+        "MKNOD": lambda: pack_MKNOD3args(spot.fh, new, NF3FIFO, ATTR, (0, 0)), "REMOVE": lambda: pack_diropargs3(spot.fh, old),
+        "RMDIR": lambda: pack_diropargs3(spot.fh, old), "RENAME": lambda: pack_RENAME3args(spot.fh, old, spot.fh, new),
+        "LINK": lambda: pack_LINK3args(fh, spot.fh, new),
+        "SETATTR": lambda: pack_SETATTR3args(fh, Sattr3(size=3), spot.nfs.getattr(fh).must().a.ctime),
+        "WRITE": lambda: pack_WRITE3args(fh, 0, b"CONTENT", FILE_SYNC),
+    }[name]()
+    return spot.nfs.message(Proc[name], args)
+
+
+def send_from_new_connection(spot: Spot, call: Call, *, proto: str = "tcp", source: str = "") -> Reply:
+    with closing(spot.server.client(proto=proto, source=source)) as other:
+        return exchange(other.transport, call)
+
+
+def ask_until_answered(spot: Spot, call: Call, *, deadline_s: float = 10.0) -> Reply:
+    """A client's patience: the call is sent again, each time on a new connection, until one is answered."""
+    end = time.monotonic() + deadline_s
+    while True:
+        with closing(spot.server.client()) as client:
+            client.transport.sock.settimeout(0.5)  # type: ignore[attr-defined]
+            try:
+                return exchange(client.transport, call)
+            except (OSError, EOFError):
+                if time.monotonic() > end:
+                    raise
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_retransmission_on_the_same_connection_gets_the_same_answer(spot: Spot, name: str) -> None:
+    call = change(spot, name)
+    first = exchange(spot.nfs.transport, call)
+    assert unpack_result(Proc[name], first.body).status == OK
+    for _ in range(5):
+        assert exchange(spot.nfs.transport, call) == first
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_retransmission_from_other_connections_gets_the_same_answer(spot: Spot, name: str) -> None:
+    """Eight connections meet each of the workers."""
+    call = change(spot, name)
+    first = exchange(spot.nfs.transport, call)
+    assert unpack_result(Proc[name], first.body).status == OK
+    for _ in range(8):
+        assert send_from_new_connection(spot, call) == first
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_retransmission_over_udp_gets_the_same_answer(spot: Spot, name: str) -> None:
+    call = change(spot, name)
+    first = send_from_new_connection(spot, call, proto="udp")
+    assert unpack_result(Proc[name], first.body).status == OK
+    for _ in range(8):
+        assert send_from_new_connection(spot, call, proto="udp") == first
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_retransmissions_sent_at_once_are_done_once(spot: Spot, name: str) -> None:
+    """The second arrives while the first runs: it is dropped or gets the first's answer, never an answer of its own."""
+    call = change(spot, name)
+    clients = [spot.server.client() for _ in range(6)]
+    for client in clients:
+        client.transport.send(call.pack())
+    replies = []
+    for client in clients:
+        client.transport.sock.settimeout(1.0)  # type: ignore[attr-defined]
+        try:
+            replies.append(client.transport.recv())
+        except TimeoutError:  # dropped while the first ran: the client would ask again
+            continue
+        finally:
+            client.close()
+    assert replies and len(set(replies)) == 1
+    assert unpack_result(Proc[name], send_from_new_connection(spot, call).body).status == OK
+
+
+def test_same_xid_with_other_arguments_is_another_call(spot: Spot) -> None:
+    call = change(spot, "MKDIR")
+    assert exchange(spot.nfs.transport, call).ok
+    other = replace(call, args=pack_MKDIR3args(spot.fh, b"other", ATTR))
+    assert unpack_result(Proc.MKDIR, exchange(spot.nfs.transport, other).body).status == OK
+    assert sorted(os.listdir(spot.path)) == ["new", "other"]
+
+
+def test_same_xid_with_other_procedure_is_another_call(spot: Spot) -> None:
+    xid = next_xid()
+    made = exchange(spot.nfs.transport, Call(100003, 3, Proc.MKDIR, pack_MKDIR3args(spot.fh, b"x", ATTR), spot.nfs.cred, xid=xid))
+    assert unpack_result(Proc.MKDIR, made.body).ok
+    gone = exchange(spot.nfs.transport, Call(100003, 3, Proc.RMDIR, pack_diropargs3(spot.fh, b"x"), spot.nfs.cred, xid=xid))
+    assert unpack_result(Proc.RMDIR, gone.body).ok and os.listdir(spot.path) == []
+
+
+def test_same_call_from_another_address_is_another_call(spot: Spot) -> None:
+    """Never another caller's reply."""
+    call = change(spot, "MKDIR")
+    assert unpack_result(Proc.MKDIR, exchange(spot.nfs.transport, call).body).status == OK
+    reply = send_from_new_connection(spot, call, source="127.0.0.9")
+    assert unpack_result(Proc.MKDIR, reply.body).status == EXIST
+
+
+@pytest.mark.root
+def test_same_call_of_another_user_is_another_call(spot: Spot) -> None:
+    call = change(spot, "MKDIR")
+    assert exchange(spot.nfs.transport, call).ok
+    reply = exchange(spot.nfs.transport, replace(call, cred=auth_sys(1000, 1000)))
+    assert unpack_result(Proc.MKDIR, reply.body).status == EXIST
+
+
+def test_new_xid_with_the_same_arguments_is_another_call(spot: Spot) -> None:
+    call = change(spot, "REMOVE")
+    assert unpack_result(Proc.REMOVE, exchange(spot.nfs.transport, call).body).status == OK
+    assert unpack_result(Proc.REMOVE, exchange(spot.nfs.transport, replace(call, xid=next_xid())).body).status == NOENT
+
+
+def test_write_that_differs_in_the_middle_is_another_call(spot: Spot) -> None:
+    """The cache looks at all of the data, or its checksum; not at the ends alone, with the same xid from one client."""
+    fh = spot.file()
+    one, two = b"a" * 32768, b"a" * 16000 + b"b" + b"a" * 16767
+    call = spot.nfs.message(Proc.WRITE, pack_WRITE3args(fh, 0, one, FILE_SYNC))
+    assert exchange(spot.nfs.transport, call).ok
+    assert exchange(spot.nfs.transport, replace(call, xid=next_xid(), args=pack_WRITE3args(fh, 0, two, FILE_SYNC))).ok
+    assert spot.local(b"file").read_bytes() == two
+
+
+def test_failed_call_is_answered_alike_when_sent_again(spot: Spot) -> None:
+    """EXIST stays EXIST although the name is gone by then."""
+    spot.dir(b"x")
+    call = spot.nfs.message(Proc.MKDIR, pack_MKDIR3args(spot.fh, b"x", ATTR))
+    first = exchange(spot.nfs.transport, call)
+    assert unpack_result(Proc.MKDIR, first.body).status == EXIST
+    assert send_from_new_connection(spot, call) == first
+
+
+def test_2000_changes_each_retransmitted_have_no_wrong_answer(spot: Spot) -> None:
+    calls = [spot.nfs.message(Proc.MKDIR, pack_MKDIR3args(spot.fh, b"%d" % number, ATTR)) for number in range(1000)]
+    calls += [spot.nfs.message(Proc.RMDIR, pack_diropargs3(spot.fh, b"%d" % number)) for number in range(1000)]
+    firsts = [reply for start in range(0, 2000, 50) for reply in pipeline(spot.nfs.transport, calls[start:start + 50])]
+    assert {reply.body[:4] for reply in firsts} == {bytes(4)}
+    with closing(spot.server.client()) as other:
+        seconds = [reply for start in range(0, 2000, 50) for reply in pipeline(other.transport, calls[start:start + 50])]
+    assert seconds == firsts and os.listdir(spot.path) == []
+
+
+# --- workers that die -----------------------------------------------------------------------------------------------------
+
+def kill_workers(server: ServerSet) -> None:
+    """SIGKILL to all workers; returns when as many new ones are there and one serves."""
+    before = server.worker_pids()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    await_new_workers(server, before)
+
+
+def await_new_workers(server: ServerSet, before: list[int]) -> None:
+    wait_until(lambda: len(server.worker_pids()) == len(before) and not set(server.worker_pids()) & set(before), deadline_s=10,
+               what="new workers")
+    wait_until(lambda: _serves(server), deadline_s=10, what="a reply of a new worker")
+
+
+def _serves(server: ServerSet) -> bool:
+    try:
+        with closing(server.client()) as client:
+            client.null()
+        return True
+    except (OSError, EOFError):
+        return False
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize("name", CHANGES)
+def test_retransmission_after_the_workers_were_killed_gets_the_same_answer(spot: Spot, name: str) -> None:
+    """The cache lies in shared memory and outlives the worker that filled it."""
+    call = change(spot, name)
+    first = exchange(spot.nfs.transport, call)
+    assert unpack_result(Proc[name], first.body).status == OK
+    kill_workers(spot.server)
+    assert send_from_new_connection(spot, call) == first
+
+
+@contextmanager
+def killed_at(server: ServerSet, syscalls: str, log: Path) -> Iterator[None]:
+    """While in it, a worker that enters one of `syscalls` is killed before the call is done."""
+    strace = shutil.which("strace")
+    if not strace:
+        pytest.skip("strace is not installed")
+    targets = [word for pid in server.worker_pids() for word in ("-p", str(pid))]
+    inject = f"inject={syscalls}:signal=SIGKILL:when=1"
+    command = [strace, "-f", "-o", str(log), "-e", f"trace={syscalls}", "-e", inject, *targets]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        try:
+            await_attached(tracer, len(server.worker_pids()))
+            yield
+        finally:
+            tracer.kill()  # not terminate: strace may wait for ever for threads that its own signal ended
+
+
+def await_attached(tracer: subprocess.Popen[str], count: int) -> None:
+    assert tracer.stderr is not None
+    while count:
+        line = tracer.stderr.readline()
+        if not line or "Operation not permitted" in line:
+            pytest.skip(f"strace cannot attach: {line}")
+        count -= "attached" in line
+
+
+SYSCALLS = {"CREATE": "openat,openat2,mknodat", "MKDIR": "mkdirat", "SYMLINK": "symlinkat", "MKNOD": "mknodat",
+            "REMOVE": "unlinkat", "RMDIR": "unlinkat", "RENAME": "renameat,renameat2", "LINK": "linkat",
+            "WRITE": "pwrite64,pwritev,pwritev2"}
+REPLIES = "sendto,sendmsg,sendmmsg,write,writev"
+
+
+@pytest.mark.root
+@pytest.mark.kills
+@pytest.mark.parametrize("name", sorted(SYSCALLS))
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_retransmission_after_a_death_in_the_middle_is_decided_rightly(spot: Spot, trace: Path, name: str, moment: str) -> None:
+    """F02: the worker dies at the system call (not done) or at the reply (done, not answered): the client sees OK, once."""
+    call, before = change(spot, name), spot.server.worker_pids()
+    with killed_at(spot.server, SYSCALLS[name] if moment == "before" else REPLIES, trace), \
+            closing(spot.server.client()) as client:
+        client.transport.send(call.pack())
+        with pytest.raises((EOFError, OSError)):
+            client.transport.recv()
+    for _ in range(4):
+        assert unpack_result(Proc[name], ask_until_answered(spot, call).body).status == OK
+    assert_done_once(spot, name)
+    wait_until(lambda: set(spot.server.worker_pids()) != set(before) and len(spot.server.worker_pids()) == len(before),
+               deadline_s=10, what="the new worker")
+
+
+@pytest.fixture
+def trace(spot: Spot) -> Path:
+    return spot.server.directory / "strace.log"
+
+
+def assert_done_once(spot: Spot, name: str) -> None:
+    there = set(os.listdir(spot.path))
+    if name in ("REMOVE", "RMDIR"):
+        assert there == set()
+    elif name == "WRITE":
+        assert spot.local(b"old").read_bytes() == b"CONTENT"
+    elif name == "LINK":
+        assert there == {"old", "new"} and spot.local(b"new").stat().st_nlink == 2
+    else:
+        assert there == {"new"}
+
+
+# --- the write verifier ---------------------------------------------------------------------------------------------------
+
+@pytest.mark.kills
+def test_write_verifier_changes_when_a_worker_dies_with_unsynced_data(spot: Spot) -> None:
+    """It may have taken an unread write error with it."""
+    fh = spot.file()
+    verf = spot.nfs.write(fh, b"x", stable=UNSTABLE).must().verf
+    kill_workers(spot.server)
+    with closing(spot.server.client(spot.nfs.cred)) as client:
+        assert client.commit(fh).must().verf != verf
+
+
+@pytest.mark.kills
+def test_write_verifier_stays_when_a_worker_dies_with_nothing_unsynced(spot: Spot) -> None:
+    fh = spot.file()
+    spot.nfs.write(fh, b"x", stable=UNSTABLE).must()
+    verf = spot.nfs.commit(fh).must().verf
+    kill_workers(spot.server)
+    with closing(spot.server.client(spot.nfs.cred)) as client:
+        assert client.commit(fh).must().verf == verf
+
+
+@pytest.mark.kills
+def test_handles_and_data_live_through_the_death_of_workers(spot: Spot) -> None:
+    fh = spot.nfs.create(spot.fh, b"x", ATTR).must().h
+    spot.nfs.write(fh, b"acknowledged", stable=FILE_SYNC).must()
+    for _ in range(3):
+        kill_workers(spot.server)
+        with closing(spot.server.client(spot.nfs.cred)) as client:
+            assert client.read(fh).must().data == b"acknowledged"
+
+
+@pytest.mark.kills
+def test_only_the_dead_workers_connections_are_lost(spot: Spot) -> None:
+    """F01: the others go on."""
+    clients = [spot.server.client(spot.nfs.cred) for _ in range(8)]
+    before = spot.server.worker_pids()
+    os.kill(before[0], signal.SIGKILL)
+    wait_until(lambda: len(spot.server.worker_pids()) == len(before) and before[0] not in spot.server.worker_pids(),
+               deadline_s=10, what="the new worker")
+    alive = sum(_answers(client) for client in clients)
+    assert 0 < alive < len(clients)
+    for client in clients:
+        client.close()
+
+
+def _answers(client: Nfs3) -> bool:
+    try:
+        client.null()
+        return True
+    except (OSError, EOFError):
+        return False
