@@ -233,8 +233,8 @@ static int begin(struct page *pg, const struct stat *st)
 static int list(struct call *c, int plus, u64 cookie, u32 dircount, u32 count)
 {
 	struct stat st, after;
-	int fd, status = obj_open(c, c->obj, 0, &fd);
-	if (status || (status = obj_stat(c->obj, &st)))
+	int fd, status = obj_open(c, c->obj, 0, &fd, &st);
+	if (status)
 		return status;
 	u32 most = c->proto == RPC_UDP ? UDPMAX : DIRMAX;
 	struct page pg = { .c = c, .dir = c->obj, .plus = plus, .strict = !settled(&st), .limit = count > most ? most : count,

@@ -10,6 +10,8 @@
  * Locks are robust process-shared mutexes, never held while Python runs; a worker that dies holding one leaves at worst one
  * half-written entry, which is thrown away by the next who takes the lock.  Every index read from the file is checked. */
 #include "vnode.h"
+#include <signal.h>
+#include <stdio.h>
 #include <sys/file.h>
 
 #define N_DIRLOCKS 1024
@@ -156,11 +158,32 @@ static struct entry *set_of(const u64 k[2], pthread_mutex_t **m)
 	return entries + set * WAYS;
 }
 
+/* A process that was killed answers no more, also before the master has reaped it (state Z of proc(5)). */
+static int process_lives(pid_t pid)
+{
+	char path[64], text[512], *end;
+	if (kill(pid, 0) && errno == ESRCH)
+		return 0;
+	snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text - 1);
+	if (fd >= 0)
+		close(fd);
+	if (n <= 0)
+		return 1;
+	text[n] = 0;
+	end = strrchr(text, ')');
+	return !end || (end[2] != 'Z' && end[2] != 'X');
+}
+
 static int owner_lives(const struct entry *e)
 {
 	if (e->slot >= N_SLOTS)
 		return 0;
-	return (u32)W.state[OFF_SLOTS / 8 + (u64)e->slot * SLOT_WORDS + S_INCARNATION] == e->incarnation;
+	const u64 *row = W.state + OFF_SLOTS / 8 + (u64)e->slot * SLOT_WORDS;
+	if ((u32)row[S_INCARNATION] != e->incarnation)
+		return 0;
+	return e->slot == W.slot || process_lives((pid_t)row[S_PID]);
 }
 
 /* The place for a new entry: a free one, else the oldest that is not running. */

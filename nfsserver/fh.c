@@ -934,8 +934,8 @@ int become_searcher(struct call *c, i32 dir, const struct stat *dst)
 
 /* A data descriptor of a regular file or directory for the caller.  Rights first, then the cached one or a new one.
  * The owner may read and write his file whatever its mode (clients check at open; RFC 1813 section 4.4); who may execute may read.
- * 0, nfsstat3. */
-int obj_open(struct call *c, i32 o, int writing, int *fd)
+ * *attributes are those from before.  0, nfsstat3. */
+int obj_open(struct call *c, i32 o, int writing, int *fd, struct stat *attributes)
 {
 	struct obj *b = &W.objs[o];
 	struct stat st;
@@ -943,6 +943,7 @@ int obj_open(struct call *c, i32 o, int writing, int *fd)
 	int status = obj_stat(o, &st);
 	if (status)
 		return status;
+	*attributes = st;
 	u32 uid = W.idents[c->ident].uid;
 	int owner = st.st_uid == uid && S_ISREG(st.st_mode);
 	int ok = owner || may(c, o, &st, writing ? W_OK : R_OK) == 1 || (!writing && S_ISREG(st.st_mode) && may(c, o, &st, X_OK) == 1);

@@ -106,7 +106,8 @@ static int set_size(struct call *c, i32 o, u64 size)
 	int fd, status;
 	if (!is_reg(o))
 		return is_dir(o) ? ERR_ISDIR : ERR_INVAL;
-	if ((status = obj_open(c, o, 1, &fd)))
+	struct stat st;
+	if ((status = obj_open(c, o, 1, &fd, &st)))
 		return status;
 	if (ident_become(c->ident))
 		return ERR_JUKEBOX;
@@ -277,12 +278,12 @@ void finish_read(struct call *c, u64 offset, u32 n, const struct stat *st)
 }
 
 /* 1: the bytes are there; 0: not without waiting for the disk; -1: errno. */
-static int read_cached(i32 fs, int fd, void *to, u32 count, u64 offset, ssize_t *n)
+static int read_cached(i32 fs, int fd, void *to, u32 count, u64 offset, u64 size, ssize_t *n)
 {
 	if (W.fs[fs].nowait < 2) {
 		struct iovec v = { to, count };
 		*n = preadv2(fd, &v, 1, (off_t)offset, RWF_NOWAIT);
-		if (*n == (ssize_t)count || *n == 0)
+		if (*n == (ssize_t)count || *n == 0 || (*n > 0 && offset + (u64)*n >= size))
 			return 1;
 		if (*n > 0 || errno == EAGAIN)
 			return 0;
@@ -294,6 +295,8 @@ static int read_cached(i32 fs, int fd, void *to, u32 count, u64 offset, ssize_t 
 	return *n < 0 ? -1 : 1;
 }
 
+/* The attributes are those from before the read: data that is newer than its attributes makes a client look again, data that is older
+ * would be kept as good. */
 int vn_read(struct call *c)
 {
 	struct obj *b = &W.objs[c->obj];
@@ -307,24 +310,18 @@ int vn_read(struct call *c)
 		count = transfer_max(c);
 	if (!is_reg(c->obj))
 		return is_dir(c->obj) ? ERR_ISDIR : ERR_INVAL;
-	if (b->rfd < 0 || W.root) /* rights are looked at every time; a verdict that stands costs no system call but the fstat */
-		if ((status = obj_open(c, c->obj, 0, &fd)))
-			return status;
-	fd = b->rfd;
-	if (offset > INT64_MAX - RTMAX)
-		count = 0;
+	if ((status = obj_open(c, c->obj, 0, &fd, &st)))
+		return status;
+	if (offset >= (u64)st.st_size || !st.st_size)
+		count = 0; /* and atime stays, which may hold an exclusive CREATE's verifier */
 	if (reply_open(c, READ_HEAD + count + 4))
 		return V_DROP;
 	ssize_t n = 0;
-	int got = count ? read_cached(b->fs, fd, c->res + READ_HEAD, count, offset, &n) : 1;
+	int got = count ? read_cached(b->fs, fd, c->res + READ_HEAD, count, offset, (u64)st.st_size, &n) : 1;
 	if (got < 0)
 		return status_of(errno);
 	if (!got)
-		return pool_read(c, fd, offset, count);
-	if (fd_stat(fd, &st))
-		return status_of(errno);
-	if (!got)
-		return ERR_IO;
+		return pool_read(c, fd, offset, count, &st);
 	finish_read(c, offset, (u32)n, &st);
 	return vn_close(c, OK);
 }
@@ -372,7 +369,7 @@ int vn_write(struct call *c)
 		return V_GARBAGE;
 	u64 offset = get_u64(p);
 	u32 count = get_u32(p + 8), stable = get_u32(p + 12), len = get_u32(p + 16);
-	if (stable > 2 || len != count || garbage(c, p + 20, len))
+	if (stable > 2 || len != count || garbage(c, p + 20, ((size_t)len + 3) & ~3ul))
 		return V_GARBAGE; /* never more than what was sent, nor less: CVE-2017-7895 */
 	if (count > transfer_max(c) + 4096)
 		return ERR_INVAL;
@@ -380,7 +377,8 @@ int vn_write(struct call *c)
 		return is_dir(o) ? ERR_ISDIR : ERR_INVAL;
 	if (offset > (u64)INT64_MAX - count)
 		return ERR_FBIG;
-	int fd, status = obj_open(c, o, 1, &fd);
+	struct stat st;
+	int fd, status = obj_open(c, o, 1, &fd, &st);
 	if (status)
 		return status;
 	if (ident_become(c->ident))
@@ -675,7 +673,7 @@ int vn_symlink(struct call *c)
 	if (bad == V_GARBAGE || (status = get_sattr(c, &p, &s)) == V_GARBAGE || garbage(c, p, 4))
 		return V_GARBAGE;
 	u32 n = get_u32(p);
-	if (garbage(c, p + 4, n))
+	if (garbage(c, p + 4, ((size_t)n + 3) & ~3ul))
 		return V_GARBAGE;
 	if (bad || status)
 		return bad ? bad : status;

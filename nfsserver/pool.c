@@ -16,7 +16,7 @@ struct job {
 	u64 offset;
 	u32 count;
 	ssize_t n;
-	i32 pinned;
+	struct stat st; /* of a READ: from before */
 };
 
 static struct { struct job *head, **tail; } reads, syncs;
@@ -119,14 +119,16 @@ int pool_start(int threads)
 	return n_threads ? 0 : err;
 }
 
-static int submit(struct call *c, int kind, int fd, u64 offset, u32 count)
+static int submit(struct call *c, int kind, int fd, u64 offset, u32 count, const struct stat *st)
 {
 	struct job *j = malloc(sizeof *j);
 	if (!j) {
 		c->eng->drop(c);
 		return V_PENDING;
 	}
-	*j = (struct job){ .c = c, .kind = kind, .fd = fd, .offset = offset, .count = count, .pinned = c->obj2 >= 0 ? c->obj2 : c->obj };
+	*j = (struct job){ .c = c, .kind = kind, .fd = fd, .offset = offset, .count = count };
+	if (st)
+		j->st = *st;
 	W.objs[c->obj].pins++;
 	if (c->obj2 >= 0)
 		W.objs[c->obj2].pins++;
@@ -141,21 +143,20 @@ static int submit(struct call *c, int kind, int fd, u64 offset, u32 count)
 	return V_PENDING;
 }
 
-int pool_read(struct call *c, int fd, u64 offset, u32 count)
+int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st)
 {
 	struct call *d = n_threads ? c->eng->detach(c, 4 + 88 + 12 + count + 4) : NULL;
-	struct stat st;
 	if (d)
-		return submit(d, JOB_READ, fd, offset, count);
+		return submit(d, JOB_READ, fd, offset, count, st);
 	ssize_t n = pread(fd, c->res + 4 + 88 + 12, count, (off_t)offset);
-	if (n < 0 || fd_stat(fd, &st))
+	if (n < 0)
 		return status_of(errno);
-	finish_read(c, offset, (u32)n, &st);
+	finish_read(c, offset, (u32)n, st);
 	return vn_close(c, OK);
 }
 
 /* d: a detached call whose reply is complete (or is a COMMIT, state 3).  datasync 1: fdatasync is enough. */
-int pool_sync(struct call *d, int fd, int datasync) { return submit(d, datasync == 1 ? JOB_FDATASYNC : JOB_FSYNC, fd, 0, 0); }
+int pool_sync(struct call *d, int fd, int datasync) { return submit(d, datasync == 1 ? JOB_FDATASYNC : JOB_FSYNC, fd, 0, 0, NULL); }
 
 u64 vn_pending(void) { return n_pending; }
 
@@ -163,18 +164,15 @@ u64 vn_pending(void) { return n_pending; }
 int vn_done(struct call *c)
 {
 	struct job *j = (void *)(uintptr_t)c->word[0], job = *j;
-	struct stat st;
 	free(j);
 	n_pending--;
 	W.objs[c->obj].pins--;
 	if (c->obj2 >= 0)
 		W.objs[c->obj2].pins--;
-	if (c->state != 3 && c->drc == 0 && job.c != c)
-		return ERR_SERVERFAULT;
 	if (job.kind == JOB_READ) {
-		if (job.err || fd_stat(job.fd, &st))
-			return job.err == ENOMEM ? ERR_JUKEBOX : status_of(job.err ? job.err : errno);
-		finish_read(c, job.offset, (u32)job.n, &st);
+		if (job.err)
+			return job.err == ENOMEM ? ERR_JUKEBOX : status_of(job.err);
+		finish_read(c, job.offset, (u32)job.n, &job.st);
 		return vn_close(c, OK);
 	}
 	if (job.err) { /* the kernel has forgotten the pages: whoever wrote unstably must write again */

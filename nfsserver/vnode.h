@@ -145,7 +145,7 @@ int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 
 void obj_drop(i32 o);
 void obj_touch(i32 o);
 int obj_stat(i32 o, struct stat *st);
-int obj_open(struct call *c, i32 o, int flags, int *fd);
+int obj_open(struct call *c, i32 o, int writing, int *fd, struct stat *attributes);
 int may(struct call *c, i32 o, const struct stat *st, int want);
 int become_searcher(struct call *c, i32 dir, const struct stat *dst);
 int obj_is_root(i32 o);
@@ -200,7 +200,7 @@ int garbage(const struct call *c, const u8 *p, size_t need);
 
 /* pool.c */
 int pool_start(int threads);
-int pool_read(struct call *c, int fd, u64 offset, u32 count);
+int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st);
 int pool_sync(struct call *d, int fd, int datasync);
 
 /* drc.c */
