@@ -158,4 +158,6 @@ def classful(word: str) -> tuple[bytes, int]:
     if packed == b"\0\0\0\0":
         raise BadClient("a network of all addresses", "no client at all for everyone")
     first = packed[0]
-    return packed, 8 if first < 128 else 16 if first < 192 else 24 if first < 224 else 32
+    if first >= 224:
+        raise BadClient(f"{word} is no network of hosts", "a network below 224.0.0.0")
+    return packed, 8 if first < 128 else 16 if first < 192 else 24

@@ -55,7 +55,7 @@ def _rights(parsed: Parsed, entry: Entry, client: Client) -> None:
     path = printable(entry.path)
     if client.kind is Kind.WORLD and not options.readonly:
         parsed.warn(client.where, f"{path} is writable for everyone who reaches this machine")
-    root = not options.squash_root or (options.root is not None and options.root.user in ("root", "0"))
+    root = not options.squash_root or options.anonuid == 0 or (options.root is not None and options.root.user in ("root", "0"))
     if many and root and not options.squash_all:
         parsed.warn(client.where, f"{path}: every host of {printable(client.text)} is trusted with root")
     everyone_root = options.everyone is not None and options.everyone.user in ("0", "root")

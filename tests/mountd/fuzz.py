@@ -19,8 +19,8 @@ from .test_corpus import SIGNS, cases
 
 ALPHABET = "ab/ \t\n\\\"#()=,-*?[]@:.%0123456789rowu_" + "\x00\r\x7fä"
 WORDS = ["/a", "/b", "host", "(rw)", "(ro)", " ", "\n", "\\\n", "-ro", "-maproot=", "-mapall=", "-network", "-mask", "rw",
-         "no_root_squash", "anonuid=", "0", "-1", "10.0.0.0/8", "0.0.0.0/0", "::/0", "*", "@g", ",", "(", ")", "\"", "#", "-alldirs",
-         "V4:", "insecure", "all_squash", "sec=", "krb5", "\\040", "=", "*.org", "fsid=", "255.255.0.0"]
+         "no_root_squash", "anonuid=", "0", "-1", "10.0.0.0/8", "0.0.0.0/0", "::/0", "*", "@g", ",", "(", ")", "\"", "#",
+         "-alldirs", "V4:", "insecure", "all_squash", "sec=", "krb5", "\\040", "=", "*.org", "fsid=", "255.255.0.0"]
 
 
 def seeds() -> list[str]:
