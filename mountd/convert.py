@@ -1,7 +1,8 @@
 """`mountd convert --to bsd|linux|json`: exports files in another dialect.
 
 What the other dialect cannot say is an error with its place, or a warning where it is no right (source ports, directories
-below): nothing is left out in silence, and a converted file gives nobody more than the file it was made of.  JSON is the data model as it stands.
+below): nothing is left out in silence, and a converted file gives nobody more than the file it was made of.
+JSON is the data model as it stands.
 """
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ at once: their result is void, and nobody has to wait.  Ends when the channel cl
 """
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import socket
@@ -125,11 +126,17 @@ def describe(request: Request, path: bytes) -> MountCall:
     cred = request.cred
     # Amplification: over UDP nobody but this machine gets more bytes by DUMP and EXPORT than he sent.  Callers use TCP for these.
     over_udp = request.proto == UDP
-    limit = MAX_REPLY if not over_udp else MAX_REPLY_UDP if request.is_local else max(0, request.size - _REPLY_HEADER)
+    limit = MAX_REPLY if not over_udp else MAX_REPLY_UDP if is_local(request) else max(0, request.size - _REPLY_HEADER)
     if cred.flavor > 1:
         raise RpcError(AcceptStat.SYSTEM_ERR)
     return MountCall(request.vers, Proc(request.proc), peer_of(request), cred.flavor, Cred(cred.uid, cred.gid, cred.gids), path,
-                     request.is_local, limit)
+                     is_local(request), limit)
+
+
+def is_local(request: Request) -> bool:
+    """It came from this machine.  A relayed call does not tell which of our addresses it came to; there the caller's decides: the
+    kernel takes no packet with a loopback source from the net."""
+    return request.is_local or (request.is_relayed and ipaddress.ip_address(request.address.partition("%")[0] or "::1").is_loopback)
 
 
 def peer_of(request: Request) -> Address:
