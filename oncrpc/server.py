@@ -9,7 +9,8 @@ names a row of one table; a row is a Python callable:
             XdrError becomes GARBAGE_ARGS, RpcError its own status, anything else SYSTEM_ERR, a traceback in the log and
             one more in `mistakes`; the server goes on.
 
-One thread.  Signal handlers run between batches; a wakeup descriptor ends the wait, so that none is late.
+One thread.  Signals are noted when they come and handled at the end of the turn, one after another, never inside a
+handler or a callback; a wakeup descriptor ends the wait, so that none is late.
 Called by: every daemon; workers (nfsserver) use raw rows, stop_reading() and on_finished.
 """
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -247,6 +249,8 @@ class Server:
         self._order = itertools.count()
         self._running = True
         self._wakeup: tuple[socket.socket, socket.socket] | None = None
+        self._signals: deque[int] = deque()
+        self._on_signal: dict[int, Callable[[], None]] = {}
         for program in programs:
             self.add(program)
 
@@ -327,15 +331,16 @@ class Server:
         lib.rpc_stop_reading(self.engine, on)
 
     def catch(self, handlers: Mapping[int, Callable[[], None]]) -> None:
-        """Installs signal handlers; each runs between two batches.  Main thread only."""
+        """Installs signal handlers, which run at the end of a turn.  Main thread only."""
         if self._wakeup is None:
             reader, writer = self._wakeup = socket.socketpair()
             reader.setblocking(False)
             writer.setblocking(False)
             signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
             self.on_readable(reader.fileno(), lambda: _empty(reader))
-        for number, handler in handlers.items():
-            signal.signal(number, lambda _number, _frame, handler=handler: handler())  # type: ignore[misc]
+        self._on_signal.update(handlers)
+        for number in handlers:
+            signal.signal(number, lambda number, _frame: self._signals.append(number))
 
     # ---- running
 
@@ -377,6 +382,8 @@ class Server:
             self._events()
         if self._timers:
             self._run_timers()
+        while self._signals:
+            self._guarded(self._on_signal[self._signals.popleft()])
         return int(n)
 
     def _wait_ms(self) -> int:

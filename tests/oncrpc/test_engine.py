@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import select
+import signal
 import socket
 import struct
 import time
@@ -679,3 +680,28 @@ def test_events_timers_and_wake() -> None:
     reader.close()
     writer.close()
     server.free()
+
+
+def test_signals_are_handled_at_the_end_of_a_turn_never_inside_a_handler() -> None:
+    """A second SIGCHLD while the first is handled once made waitpid(2) run twice for one child."""
+    server = Server()
+    seen: list[str] = []
+
+    def handle() -> None:
+        seen.append("in")
+        if len(seen) == 1:
+            signal.raise_signal(signal.SIGUSR1)
+            assert seen == ["in"], "not inside a handler"
+        seen.append("out")
+
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        server.catch({signal.SIGUSR1: handle})
+        signal.raise_signal(signal.SIGUSR1)
+        assert seen == [], "not outside a turn"
+        server.turn(5000)
+        server.turn(0)
+        assert seen == ["in", "out", "in", "out"]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        server.free()
