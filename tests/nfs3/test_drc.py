@@ -339,6 +339,7 @@ def test_handles_and_data_live_through_the_death_of_workers(spot: Spot) -> None:
 def test_only_the_dead_workers_connections_are_lost(spot: Spot) -> None:
     """F01: the others go on."""
     clients = [spot.server.client(spot.nfs.cred) for _ in range(8)]
+    assert all(_answers(client) for client in clients)
     before = spot.server.worker_pids()
     os.kill(before[0], signal.SIGKILL)
     wait_until(lambda: len(spot.server.worker_pids()) == len(before) and before[0] not in spot.server.worker_pids(),
