@@ -5,28 +5,42 @@
 """
 from __future__ import annotations
 
-import argparse
 import logging
-import logging.handlers
 import os
 import socket
 import sys
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="nfsserver", description="worker of nfsd(8); started by it, not by hand")
-    parser.add_argument("--make-key", metavar="FILE")
-    parser.add_argument("--slot", type=int)
-    parser.add_argument("--channel-fd", type=int)
-    parser.add_argument("--state-fd", type=int)
-    parser.add_argument("--key", metavar="FILE")
-    parser.add_argument("--log", choices=("syslog", "stderr"), default="syslog")
-    parser.add_argument("--no-harden", action="store_true", help="keep privileges and core dumps (for debuggers)")
-    parser.add_argument("-v", dest="verbose", action="count", default=0)
-    options = parser.parse_args()
-    if options.make_key is None and None in (options.slot, options.channel_fd, options.state_fd, options.key):
-        parser.error("--slot, --channel-fd, --state-fd and --key are needed")
-    return options
+_WORDS = {"--make-key", "--slot", "--channel-fd", "--state-fd", "--key", "--log"}
+_NUMBERS = {"--slot", "--channel-fd", "--state-fd"}
+
+
+class Options:
+    """What the master asked for.  (argparse would cost each worker 8 ms and 1 MB.)"""
+
+    def __init__(self, words: list[str]) -> None:
+        self.words: dict[str, str] = {}
+        self.verbose, self.harden = 0, True
+        rest = iter(words)
+        for word in rest:
+            if word in _WORDS:
+                self.words[word] = next(rest, "")
+            elif word == "--no-harden":  # keep privileges and core dumps, for debuggers
+                self.harden = False
+            elif word.startswith("-v") and not word.strip("-v"):
+                self.verbose += len(word) - 1
+            else:
+                raise ValueError(f"unknown option {word!r}")
+        if "--make-key" not in self.words:
+            missing = [word for word in sorted(_WORDS - {"--make-key", "--log"}) if word not in self.words]
+            if missing:
+                raise ValueError(f"{' '.join(missing)} missing; workers are started by nfsd(8), not by hand")
+        for word in _NUMBERS & self.words.keys():
+            if not self.words[word].isdigit():
+                raise ValueError(f"{word} needs a number, not {self.words[word]!r}")
+
+    def number(self, word: str) -> int:
+        return int(self.words[word])
 
 
 def _set_title(title: str) -> None:
@@ -39,38 +53,66 @@ def _set_title(title: str) -> None:
     lib.vn_set_title(int(fields[45]), int(fields[46]), title.encode())
 
 
+class _Syslog(logging.Handler):
+    """The system log, facility daemon.  Never waits: a log that is full loses lines, and says how many when it takes one again.
+
+    (logging.handlers would bring pickle, queue and threads into each worker.)
+    """
+
+    _LEVELS = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.setblocking(False)
+        self._lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        severity = next(number for level, number in self._LEVELS if record.levelno >= level)
+        lost = f" ({self._lost} lines lost before this)" if self._lost else ""
+        text = f"<{3 << 3 | severity}>{self.format(record)}{lost}"
+        try:
+            self._sock.sendto(text.encode(), "/dev/log")
+            self._lost = 0
+        except OSError:
+            self._lost += 1
+
+
 def _log_to(where: str, slot: int, verbose: int) -> None:
-    handler: logging.Handler = logging.StreamHandler()
-    if where == "syslog" and os.path.exists("/dev/log"):
-        handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
+    handler = _Syslog() if where == "syslog" else logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"nfsd: worker {slot}: %(message)s"))
     logging.basicConfig(handlers=[handler], level=max(logging.DEBUG, logging.WARNING - 10 * verbose))
 
 
 def main() -> int:
-    options = _options()
     from .key import make_key, read_key
     try:
-        if options.make_key is not None:
-            make_key(options.make_key)
+        options = Options(sys.argv[1:])
+        if "--make-key" in options.words:
+            make_key(options.words["--make-key"])
             return 0
-        key = read_key(options.key)
+        key = read_key(options.words["--key"])
     except (OSError, ValueError) as exc:
-        print(f"nfsd: key: {exc}", file=sys.stderr)
+        print(f"nfsd: worker: {exc}", file=sys.stderr)
         return 1
-    _set_title(f"nfsd: worker {options.slot}")
-    _log_to(options.log, options.slot, options.verbose)
+    return _serve(options, key)
+
+
+def _serve(options: Options, key: bytes) -> int:
+    slot = options.number("--slot")
+    _set_title(f"nfsd: worker {slot}")
+    _log_to(options.words.get("--log", "syslog"), slot, options.verbose)
     from nfssvc_shim.channel import Channel
 
     from ._vnode import lib
     from .worker import MAX_OBJECTS, Worker
-    channel = Channel(socket.socket(fileno=options.channel_fd))
+    channel = Channel(socket.socket(fileno=options.number("--channel-fd")))
     root = os.geteuid() == 0
-    error = lib.vn_init(options.state_fd, options.slot, key, MAX_OBJECTS, root, not options.no_harden)
+    error = lib.vn_init(options.number("--state-fd"), slot, key, MAX_OBJECTS, root, options.harden)
     if error:
-        print(f"nfsd: worker {options.slot}: start: {os.strerror(error)}", file=sys.stderr)
+        print(f"nfsd: worker {slot}: start: {os.strerror(error)}", file=sys.stderr)
         return 1
-    Worker(options.slot, channel, root=root).run()
+    Worker(slot, channel, root=root).run()
     return 0
 
 

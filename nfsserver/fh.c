@@ -172,6 +172,10 @@ void obj_drop(i32 o)
 
 static i32 obj_new(const u8 *fh, u32 len)
 {
+	if (W.obj_free < 0 && W.objs_used < W.max_objs) { /* never used before: memory that nobody touched costs nothing */
+		W.obj_free = (i32)W.objs_used++;
+		W.objs[W.obj_free].next = -1;
+	}
 	if (W.obj_free < 0)
 		for (i32 o = W.lru_tail, prev; o >= 0; o = prev) {
 			prev = W.objs[o].lru_prev;
@@ -202,7 +206,8 @@ void vn_sweep(u32 now_s, u32 idle_s, u32 count)
 	static u32 at;
 	struct stat st;
 	W.now_s = now_s;
-	for (u32 i = 0; i < count && i < W.max_objs; i++, at = (at + 1) % W.max_objs) {
+	for (u32 i = 0; i < count && i < W.objs_used; i++) {
+		at = (at + 1) % W.objs_used;
 		struct obj *b = &W.objs[at];
 		if (!b->used || b->pins)
 			continue;

@@ -180,9 +180,7 @@ int vn_init(int state_fd, u32 slot, const u8 key[16], u32 max_objs, int root, in
 	W.lru_head = W.lru_tail = -1;
 	for (u32 i = 0; i < N_OBJ_HASH; i++)
 		W.hash[i] = -1;
-	for (u32 i = 0; i < max_objs; i++)
-		W.objs[i].next = (i32)i + 1 < (i32)max_objs ? (i32)i + 1 : -1;
-	W.obj_free = 0;
+	W.obj_free = -1;
 	if (W.row[S_UNSYNCED]) /* our predecessor may have taken an unread write error with it */
 		atomic_fetch_add((_Atomic u64 *)&W.state[H_VERIFIER], 0x9e3779b97f4a7c15ull);
 	static const u32 gone[] = { S_CONNECTIONS, S_UNSYNCED, S_FDS_READ, S_FDS_WRITE, S_OBJECTS, S_GENERATION };

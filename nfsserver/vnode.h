@@ -113,7 +113,7 @@ struct worker {
 	struct filesystem fs[N_FS];
 	u32 n_fs;
 	struct obj *objs;
-	u32 max_objs, n_objs, obj_serial;
+	u32 max_objs, n_objs, objs_used, obj_serial;
 	i32 obj_free, lru_head, lru_tail;
 	i32 hash[N_OBJ_HASH];
 	struct verdict *verdicts;

@@ -17,8 +17,6 @@ from __future__ import annotations
 import mmap
 import os
 import struct
-import uuid
-from pathlib import Path
 
 MAGIC = b"NFSDSTAT"
 LAYOUT = 1
@@ -131,7 +129,8 @@ class State:
 
 
 def _boot_id() -> bytes:
-    return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return bytes.fromhex(file.read().strip().replace("-", ""))
 
 
 def _header() -> bytes:
