@@ -1,0 +1,84 @@
+"""What is installed beside the programs: systemd units, manual pages, shell scripts."""
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+UNITS = sorted(path.name for path in (ROOT / "systemd").glob("*.service"))
+PAGES = sorted((ROOT / "man").glob("*.[1-8]"))
+SCRIPTS = [ROOT / ".ci" / "run", ROOT / "tools" / "deps.sh", *sorted(p for p in (ROOT / "rc.d").iterdir() if p.is_file())]
+# Goal of each unit's exposure (systemd-analyze security); nfsd must act as its callers.
+EXPOSURE = {"portmap.service": 3.0, "mountd.service": 3.0, "nfsd.service": 5.0}
+HELP = {"portmap.8": "portmap", "rpcinfo.8": "portmap.rpcinfo", "mountd.8": "mountd", "showmount.8": "mountd.showmount",
+        "nfsd.8": "nfsd_master", "unfsd.8": "nfsd_master.unfsd", "nfsstat.1": "nfsstat"}
+
+
+def need(program: str) -> str:
+    found = shutil.which(program)
+    if found is None:
+        pytest.skip(f"no {program} here")
+    return found
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> Path:
+    """The units with a program that is there whatever is installed."""
+    for path in (ROOT / "systemd").iterdir():
+        text = re.sub(r"/usr/local/bin/\w+", "/bin/true", path.read_text())
+        (tmp_path / path.name).write_text(re.sub(r"^Documentation=.*\n", "", text, flags=re.MULTILINE))
+    return tmp_path
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_unit_is_understood_by_systemd(units: Path, unit: str) -> None:
+    analyze = need("systemd-analyze")
+    user = ["--user"] if "user" in unit else []
+    ran = subprocess.run([analyze, *user, "verify", "--recursive-errors=one", str(units / unit)], capture_output=True, text=True)
+    complaints = [line for line in ran.stderr.splitlines() if unit in line]
+    assert complaints == []
+
+
+@pytest.mark.parametrize(("unit", "limit"), EXPOSURE.items())
+def test_unit_is_not_more_exposed_than_its_goal(units: Path, unit: str, limit: float) -> None:
+    ran = subprocess.run([need("systemd-analyze"), "security", "--offline=true", str(units / unit)], capture_output=True, text=True)
+    found = re.search(r"exposure level for \S+: ([0-9.]+)", ran.stdout)
+    if found is None:
+        pytest.skip("this systemd-analyze knows no --offline")
+    assert float(found[1]) <= limit
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_manual_page_is_clean_mdoc(page: Path) -> None:
+    ran = subprocess.run([need("mandoc"), "-T", "lint", "-W", "warning", str(page)], capture_output=True, text=True)
+    assert ran.stdout == ""
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_manual_page_has_examples(page: Path) -> None:
+    assert ".Sh EXAMPLES" in page.read_text()
+
+
+@pytest.mark.parametrize(("page", "module"), HELP.items())
+def test_every_option_of_the_help_is_in_the_manual(page: str, module: str) -> None:
+    """Letters as `.Fl d`, also in a bundle (`.Op Fl dfl`); words as `Fl -name`."""
+    option = "-h" if module.endswith(("rpcinfo", "showmount", "unfsd")) else "--help"
+    ran = subprocess.run([sys.executable, "-m", module, option], capture_output=True, text=True, cwd=ROOT)
+    said = ran.stdout + ran.stderr
+    text = (ROOT / "man" / page).read_text()
+    words = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", said)) - {"help", "version", "macos"}
+    assert {word for word in words if f"-{word}" not in text} == set()
+    documented = set("".join(re.findall(r"(?:Fl|Cm) ([A-Za-z0-9]+)\b", text)))
+    letters = set(re.findall(r"(?<![\w-])-([A-Za-z0-9])\b", said)) - {"h"}
+    assert letters - documented == set()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("shell", ["dash", "bash"])
+def test_shell_script_parses(script: Path, shell: str) -> None:
+    subprocess.run([need(shell), "-n", str(script)], check=True)
