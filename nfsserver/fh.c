@@ -135,18 +135,20 @@ void obj_touch(i32 o)
 	}
 }
 
-/* Closes the data descriptors.  Unstable data is forced out first: closing would lose the one report of a failed write-back. */
+/* Closes the data descriptors.  Unstable data is forced out first, for closing would lose the one report of a failed write-back:
+ * that waits for the disk, hence in the pool. */
 void obj_close_data(i32 o)
 {
 	struct obj *b = &W.objs[o];
-	if (b->dirty) {
-		if (b->wfd >= 0 && fdatasync(b->wfd) && errno != EROFS && errno != EINVAL)
-			atomic_fetch_add((_Atomic u64 *)&W.state[H_VERIFIER], 0x9e3779b97f4a7c15ull);
-		b->dirty = 0;
-		W.row[S_UNSYNCED] = --W.n_dirty;
-	}
 	if (b->rfd >= 0) { close(b->rfd); W.row[S_FDS_READ]--; }
-	if (b->wfd >= 0) { close(b->wfd); W.row[S_FDS_WRITE]--; }
+	if (b->wfd >= 0) {
+		W.row[S_FDS_WRITE]--;
+		if (b->dirty)
+			pool_flush(b->wfd);
+		else
+			close(b->wfd);
+	}
+	b->dirty = 0;
 	b->rfd = b->wfd = -1;
 }
 

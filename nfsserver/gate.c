@@ -104,6 +104,9 @@ int vn_getfh(u32 expid, const char *path, u32 ident, int vers, u8 *out)
 		if (status)
 			return status == ERR_NOENT ? -ENOENT : status == ERR_NOTDIR ? -ENOTDIR : status == ERR_NAMETOOLONG ? -ENAMETOOLONG : -EACCES;
 	}
+	int type = W.objs[o].type;
+	if (type != S_IFDIR >> 12 && !(type == S_IFREG >> 12 && W.exps[exp].flags & EX_REGULAR))
+		return type == S_IFLNK >> 12 ? -EACCES : -ENOTDIR; /* what is mounted is a directory */
 	if (vers == 2)
 		return fh2_of(o, out) ? -EOPNOTSUPP : 32;
 	memcpy(out, W.objs[o].fh, W.objs[o].fhlen);
@@ -182,7 +185,7 @@ int vn_init(int state_fd, u32 slot, const u8 key[16], u32 max_objs, int root, in
 		W.hash[i] = -1;
 	W.obj_free = -1;
 	if (W.row[S_UNSYNCED]) /* our predecessor may have taken an unread write error with it */
-		atomic_fetch_add((_Atomic u64 *)&W.state[H_VERIFIER], 0x9e3779b97f4a7c15ull);
+		verifier_change();
 	static const u32 gone[] = { S_CONNECTIONS, S_UNSYNCED, S_FDS_READ, S_FDS_WRITE, S_OBJECTS, S_GENERATION };
 	for (u32 i = 0; i < sizeof gone / sizeof *gone; i++)
 		W.row[gone[i]] = 0;

@@ -330,7 +330,7 @@ static void mark_dirty(struct obj *b)
 {
 	if (!b->dirty) {
 		b->dirty = 1;
-		W.row[S_UNSYNCED] = ++W.n_dirty;
+		atomic_fetch_add((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
 	}
 }
 
@@ -400,7 +400,7 @@ int vn_write(struct call *c)
 	struct call *d = c->eng->detach(c, 4 + WCC + 16);
 	if (!d) {
 		if (stable == 1 ? fdatasync(fd) : fsync(fd)) {
-			atomic_fetch_add((_Atomic u64 *)&W.state[H_VERIFIER], 0x9e3779b97f4a7c15ull);
+			verifier_change();
 			return ERR_IO;
 		}
 		d = c;
@@ -438,7 +438,7 @@ int finish_commit(struct call *c)
 	struct obj *b = &W.objs[c->obj];
 	if (b->dirty) {
 		b->dirty = 0;
-		W.row[S_UNSYNCED] = --W.n_dirty;
+		atomic_fetch_sub((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
 	}
 	if (reply_open(c, 4 + WCC + 8))
 		return V_DROP;

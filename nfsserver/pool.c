@@ -7,7 +7,7 @@
 #include "vnode.h"
 #include <signal.h>
 
-enum { JOB_READ, JOB_FSYNC, JOB_FDATASYNC };
+enum { JOB_READ, JOB_FSYNC, JOB_FDATASYNC, JOB_FLUSH };
 
 struct job {
 	struct job *next;
@@ -31,6 +31,19 @@ static struct job *take_read(void)
 	if (j && !(reads.head = j->next))
 		reads.tail = &reads.head;
 	return j;
+}
+
+/* Data may have been lost that clients were told we hold: they must write it again. */
+void verifier_change(void) { atomic_fetch_add((_Atomic u64 *)&W.state[H_VERIFIER], 0x9e3779b97f4a7c15ull); }
+
+/* The last look at a file with unstable data that leaves the cache. */
+static void do_flush(struct job *j)
+{
+	if (fdatasync(j->fd) && errno != EINVAL && errno != EROFS)
+		verifier_change();
+	close(j->fd);
+	atomic_fetch_sub((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
+	free(j);
 }
 
 static void do_read(struct job *j)
@@ -78,7 +91,10 @@ static void *thread(void *unused)
 		struct job *j;
 		if ((j = take_read())) {
 			pthread_mutex_unlock(&lock);
-			do_read(j);
+			if (j->kind == JOB_FLUSH)
+				do_flush(j);
+			else
+				do_read(j);
 			pthread_mutex_lock(&lock);
 		} else if (syncs.head && syncing < (n_threads + 1) / 2) {
 			j = syncs.head;
@@ -143,6 +159,30 @@ static int submit(struct call *c, int kind, int fd, u64 offset, u32 count, const
 	return V_PENDING;
 }
 
+/* Takes the descriptor of a file with unstable data: fdatasync, then close. */
+void pool_flush(int fd)
+{
+	struct job *j = malloc(sizeof *j);
+	if (!j || !n_threads) {
+		struct job here = { .kind = JOB_FLUSH, .fd = fd };
+		free(j);
+		if (!(j = malloc(sizeof *j))) { /* no memory at all: the report is lost, so say that data may be */
+			verifier_change();
+			close(fd);
+			return;
+		}
+		*j = here;
+		do_flush(j);
+		return;
+	}
+	*j = (struct job){ .kind = JOB_FLUSH, .fd = fd };
+	pthread_mutex_lock(&lock);
+	*reads.tail = j;
+	reads.tail = &j->next;
+	pthread_cond_signal(&work);
+	pthread_mutex_unlock(&lock);
+}
+
 int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st)
 {
 	struct call *d = n_threads ? c->eng->detach(c, 4 + 88 + 12 + count + 4) : NULL;
@@ -176,7 +216,7 @@ int vn_done(struct call *c)
 		return vn_close(c, OK);
 	}
 	if (job.err) { /* the kernel has forgotten the pages: whoever wrote unstably must write again */
-		atomic_fetch_add((_Atomic u64 *)&W.state[H_VERIFIER], 0x9e3779b97f4a7c15ull);
+		verifier_change();
 		return job.err == ENOSPC || job.err == EDQUOT ? status_of(job.err) : ERR_IO;
 	}
 	return c->state == 3 ? finish_commit(c) : vn_close(c, OK);

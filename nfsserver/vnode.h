@@ -47,7 +47,7 @@ enum { OK = 0, ERR_PERM = 1, ERR_NOENT = 2, ERR_IO = 5, ERR_NXIO = 6, ERR_ACCES 
 
 /* Flags of an export: nfssvc_shim.flags.Ex. */
 enum { EX_ASYNC = 1, EX_CROSSMNT = 2, EX_REMOVABLE = 4, EX_SUBTREE = 8, EX_PATHFH = 0x20, EX_NORDIRPLUS = 0x40, EX_OFFLINE = 0x100,
-       EX_READABLE_EXEC = 0x400, EX_SINGLEUSER = 0x800, EX_FILEID32 = 0x1000, EX_BRUTEFORCE = 0x2000 };
+       EX_READABLE_EXEC = 0x400, EX_SINGLEUSER = 0x800, EX_FILEID32 = 0x1000, EX_BRUTEFORCE = 0x2000, EX_REGULAR = 0x4000 };
 
 /* call.rights: what the grant says. */
 enum { R_READONLY = 1, R_INSECURE_OK = 2, R_SQUASHED = 4, R_CLIENTS32 = 8 };
@@ -122,7 +122,6 @@ struct worker {
 	u32 n_idents, ident_serial, ident_clock;
 	u32 now_s;
 	u64 wall_s;              /* CLOCK_REALTIME, of the last tick */
-	u64 n_dirty;
 	int nfsstat[256];        /* errno -> nfsstat3 */
 };
 extern struct worker W;
@@ -202,6 +201,8 @@ int garbage(const struct call *c, const u8 *p, size_t need);
 int pool_start(int threads);
 int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st);
 int pool_sync(struct call *d, int fd, int datasync);
+void pool_flush(int fd);
+void verifier_change(void);
 
 /* drc.c */
 void drc_store(struct call *c);
