@@ -96,7 +96,7 @@ class Broker:
     # ---- MNT
 
     def _mnt(self, call: MountCall, answer: Answer, *, looked_up: bool = False) -> None:
-        if call.path == b"@getnonce":
+        if call.path == b"@getnonce" and has_password(self.table, call.peer):
             answer(0, pack_mnt_ok(call.vers, self.nonces.give(_host(call.peer), time.monotonic()), (1,)))
             return
         secret, path = parse_secret(call.path)
@@ -190,7 +190,7 @@ class Broker:
         secret, path = parse_secret(call.path)
         decision = self._decide(path, secret, call)
         values = None if isinstance(decision, Refused) else _pathconf(decision.mountable)
-        answer(0, pack_pathconf(values))
+        self._bounded(call, pack_pathconf(values), answer)
 
     def _log(self, level: int, call: MountCall, text: str) -> None:
         tail = self.limiter.allow(str(call.peer), time.monotonic())
@@ -199,6 +199,11 @@ class Broker:
 
 
 MAX_SHOWN = 200           # bytes of a path in a log line
+
+
+def has_password(table: Table, peer: Address) -> bool:
+    """Whether `peer` may mount something with a password: who may not gets no nonce, which is longer than the question."""
+    return any(m.export.password and m.match(peer) is not None for m in table.mountables.values())
 
 
 def _host(peer: Address) -> bytes:

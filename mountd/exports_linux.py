@@ -47,9 +47,10 @@ _KNOWN = (*_SWITCHES, *_EX, *_NO_EFFECT, *_VALUED)
 def parse(data: bytes, file: str) -> Parsed:
     """Entries and diagnostics of a file in this dialect."""
     out = Parsed()
+    known: dict[str, Client] = {}
     for line in logical_lines(decode(data, file, out), file, out):
         try:
-            entry = _entry(line, out)
+            entry = _entry(line, out, known)
         except Wrong as wrong:
             out.diagnostics.append(wrong.diagnostic)
         else:
@@ -57,7 +58,7 @@ def parse(data: bytes, file: str) -> Parsed:
     return out
 
 
-def _entry(line: Line, out: Parsed) -> Entry:
+def _entry(line: Line, out: Parsed, known: dict[str, Client]) -> Entry:
     found = words(line)
     path = check_export_path(found[0])
     rest = found[1:]
@@ -65,7 +66,8 @@ def _entry(line: Line, out: Parsed) -> Entry:
     if rest and rest[0].raw.startswith("-") and len(rest[0].raw) > 1:
         base.read(rest[0], 1, rest[0].raw[1:], out)
         rest = rest[1:]
-    clients = tuple(_clients(rest, base, out))
+        known = {}
+    clients = tuple(_clients(rest, base, out, known))
     if not rest and not base.wrong:
         out.warn(found[0].where(), f"{printable(path)} has no clients: exported to everyone, "
                                    f"read-{'only' if base.options().readonly else 'write'}")
@@ -73,14 +75,20 @@ def _entry(line: Line, out: Parsed) -> Entry:
     return Entry(path, found[0].where(), clients, Dialect.LINUX)
 
 
-def _clients(found: list[Word], base: "_Choices", out: Parsed) -> list[Client]:
-    """The clients of a line.  An error in one does not hide errors in the next; the caller's file is refused anyway."""
+def _clients(found: list[Word], base: "_Choices", out: Parsed, known: dict[str, Client]) -> list[Client]:
+    """The clients of a line.  An error in one does not hide errors in the next; the caller's file is refused anyway.
+
+    known  clients of words that were read before without a remark: 10,000 lines have few different words
+    """
     clients: list[Client] = []
     bare: Word | None = None
     for word in found:
         try:
             _check_stray(word, bare)
-            clients.append(_client(word, base, out))
+            before, n_remarks = known.get(word.raw), len(out.diagnostics)
+            clients.append(replace(before, where=word.where()) if before else _client(word, base, out))
+            if len(out.diagnostics) == n_remarks:
+                known[word.raw] = clients[-1]
         except Wrong as wrong:
             out.diagnostics.append(wrong.diagnostic)
         bare = None if "(" in word.raw else word

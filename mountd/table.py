@@ -133,6 +133,7 @@ class _Build:
         self.table = Table()
         self.nobody = _cred(answers.get(NOBODY)) or NOBODY_CRED
         self.nets: dict[tuple[object, ...], tuple[Net, ...]] = {}
+        self.rights: dict[int, tuple[Nx, Cred, Cred, Cred]] = {}
         self.reverse = {q.name: found for q, found in answers.items() if q.ask is Ask.REVERSE}
         self.warned: set[str] = set()
 
@@ -188,22 +189,21 @@ class _Build:
     def _mountable(self, members: list[tuple[Entry, Place]]) -> Mountable:
         place, first = members[0][1], members[0][0]
         clients = [(client, entry.alldirs) for entry, _ in members for client in entry.clients]
+        rules = self._rules(clients)
+        wild = tuple((c, alldirs) for c, alldirs in clients if c.kind is Kind.WILDCARD)
+        self.table.by_wildcard |= bool(wild)
         export = Export(
             expid=self.b.ids.id_of(place.uuid, place.path), fspath=place.fspath, exppath=place.exppath,
             flags=self._flags(first, [client.options for client, _ in clients]),
             fsid=next((c.options.fsid for c, _ in clients if c.options.fsid), b""),
             password=clients[0][0].options.password if clients else b"",
-            index=next((c.options.index for c, _ in clients if c.options.index), b""))
-        rules = self._rules(clients)
-        wild = tuple((c, alldirs) for c, alldirs in clients if c.kind is Kind.WILDCARD)
-        self.table.by_wildcard |= bool(wild)
-        export = Export(export.expid, export.fspath, export.exppath, export.flags, export.fsid, export.password, export.index,
-                        tuple(rule.net for rule in rules))
+            index=next((c.options.index for c, _ in clients if c.options.index), b""),
+            nets=tuple(rule.net for rule in rules))
         return Mountable(export, first.path, first.where, rules, wild, tuple(client for client, _ in clients))
 
     def _flags(self, entry: Entry, options: list[Options]) -> Ex:
         some, every = Ex(0), _ALL_MUST
-        for one in options:
+        for one in {id(one): one for one in options}.values():
             some |= one.ex
             every &= one.ex
         for bit in (Ex.ASYNC, Ex.CROSSMNT):
@@ -254,17 +254,25 @@ class _Build:
         return [text for text in found if "%" not in text]
 
     def _net(self, client: Client, address: Address, prefix: int) -> Net:
+        known = self.rights.get(id(client.options))  # alive: the entry holds it
+        if known is None:
+            known = self.rights[id(client.options)] = self._rights(client)
+        flags, root, everyone, anon = known
+        if client.kind is Kind.WORLD:
+            flags |= Nx.DEFAULTEXPORT
+        return Net(flags, address, prefix, root, everyone, anon, client.options.flavors, client.where.line)
+
+    def _rights(self, client: Client) -> tuple[Nx, Cred, Cred, Cred]:
+        """Flags, and who root, everyone and the anonymous are."""
         o = client.options
         anon = Cred(self.nobody.uid if o.anonuid is None else o.anonuid, self.nobody.gid if o.anongid is None else o.anongid)
         root, everyone = self._spec(client, o.root, anon), self._spec(client, o.everyone, anon)
         flags = o.nx | _bit(o.readonly, Nx.READONLY) | _bit(o.secure and self.b.reserved, Nx.SECURE)
-        flags |= _bit(client.kind is Kind.WORLD, Nx.DEFAULTEXPORT) | _bit(bool(o.deny), Nx.DENY)
-        if root is None or everyone is None:
-            flags |= Nx.DENY
+        flags |= _bit(bool(o.deny) or root is None or everyone is None, Nx.DENY)
         # -maproot=root squashes nobody: with MAPROOT set, a caller's gid 0 would be taken away.
         squashes = o.squash_root and not (root is not None and root.uid == 0 and o.root is not None)
         flags |= _bit(squashes, Nx.MAPROOT) | _bit(o.squash_all, Nx.MAPALL)
-        return Net(flags, address, prefix, root or anon, everyone or anon, anon, o.flavors, client.where.line)
+        return flags, root or anon, everyone or anon, anon
 
     def _spec(self, client: Client, spec: CredSpec | None, anon: Cred) -> Cred | None:
         """Credential of a user as written; `anon` where none is; None, with a warning, where it is not known."""

@@ -1,0 +1,129 @@
+"""Cases that need a network of their own: port 111, and an address that is not loopback.  Run by test_netns.py in new namespaces
+with an empty /run, the interface lo up, and 192.0.2.1 on it."""
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mountd.mount import MOUNT_PROGRAM, Proc
+from mountd.showmount import unpack_exports
+from oncrpc.client import Client
+from oncrpc.message import AcceptStat, RpcError, pack_call
+from oncrpc.pmap import Rpcbind
+
+from .conftest import TREE, Mountd, string, wait_until
+from .peer import DEADLINE_S
+from .test_portmap import mappings, portmap
+
+STRANGER = "192.0.2.1"    # an address of ours that is not loopback: calls to and from it count as from outside
+
+
+@pytest.fixture
+def mapper() -> Iterator[int]:
+    with portmap(111) as port:
+        yield port
+
+
+def test_debians_showmount_lists_exports_and_mounts(mountd: Mountd, tree: Path, mapper: int) -> None:
+    """Through our portmap on port 111."""
+    showmount = shutil.which("showmount", path="/usr/sbin:/sbin:/usr/bin")
+    if showmount is None:
+        pytest.skip("no showmount of nfs-utils here")
+    mountd.start(f"{tree}/a *(ro,insecure)\n{tree}/b 10.0.0.0/8\n", register=True)
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+
+    def lines(option: str) -> list[str]:
+        return subprocess.run([showmount, option, "127.0.0.1"], capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+
+    assert lines("-e") == ["Export list for 127.0.0.1:", f"{tree}/a (everyone)", f"{tree}/b 10.0.0.0/8"]
+    assert lines("-a") == ["All mount points on 127.0.0.1:", f"127.0.0.1:{tree}/a"]
+    assert lines("-d") == ["Directories on 127.0.0.1:", f"{tree}/a"]
+
+
+def test_our_showmount_asks_the_port_mapper(mountd: Mountd, tree: Path, mapper: int) -> None:
+    mountd.start(f"{tree}/a *(ro,insecure)\n", register=True)
+    for words in ([], ["--udp"], ["-1"]):
+        done = subprocess.run([sys.executable, "-m", "mountd.showmount", "-e", *words, "127.0.0.1"], cwd=TREE, capture_output=True,
+                              text=True, timeout=20, check=True)
+        assert done.stdout.splitlines()[1:] == [f"{tree}/a (everyone)"]
+
+
+def test_registers_with_rpcbind_over_its_socket(mountd: Mountd, tree: Path) -> None:
+    """Debian's rpcbind has IPv6 transports too, and an owner."""
+    program = shutil.which("rpcbind", path="/usr/sbin:/sbin:/usr/bin")
+    if program is None:
+        pytest.skip("no rpcbind here")
+    rpcbind = subprocess.Popen([program, "-f"], stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: Path("/run/rpcbind.sock").exists(), "rpcbind")
+        mountd.start(f"{tree}/a *(ro)\n", register=True, loopback=False)
+        assert len(mappings(111)) == 6
+        with Rpcbind("/run/rpcbind.sock") as asked:
+            entries = [entry for entry in asked.dump() if entry.prog == MOUNT_PROGRAM]
+        assert {entry.netid for entry in entries} == {"udp", "tcp", "udp6", "tcp6"}
+        assert {entry.owner for entry in entries} == {"superuser"}
+        assert mountd.stop() == 0
+        assert mappings(111) == set()
+    finally:
+        rpcbind.terminate()
+        rpcbind.wait(DEADLINE_S)
+
+
+def ratio(port: int, vers: int, proc: int, args: bytes) -> float:
+    """Bytes out by bytes in of one UDP call from a stranger."""
+    call = pack_call(1, MOUNT_PROGRAM, vers, proc, args)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((STRANGER, 0))
+        sock.settimeout(DEADLINE_S)
+        sock.sendto(call, (STRANGER, port))
+        return len(sock.recv(65536)) / len(call)
+
+
+def test_stranger_over_udp_never_gets_more_than_he_sent(mountd: Mountd, tree: Path) -> None:
+    """Amplification at most 1.0 over all procedures."""
+    mountd.start("".join(f"{tree}/{d} 10.0.0.0/8 127.0.0.1(insecure) h{d}.invalid(password=x)\n".replace("(password=x)", "")
+                         for d in "abc"), loopback=False)
+    for source in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
+        mountd.mnt(os.fsencode(tree / "a"), source=source)
+    worst = 0.0
+    for vers, n_procs in ((1, 7), (2, 8), (3, 6)):
+        for proc in range(n_procs + 2):
+            for args in (b"", string(b"/"), string(b"@getnonce"), string(os.fsencode(tree / "a"))):
+                worst = max(worst, ratio(mountd.port, vers, proc, args))
+    worst = max(worst, ratio(mountd.port, 4, 1, b""))
+    print(f"worst ratio {worst:.2f}")
+    assert worst <= 1.0
+
+
+def test_stranger_gets_exports_over_tcp_and_no_dump(mountd: Mountd, tree: Path) -> None:
+    mountd.start(f"{tree}/a *(ro)\n{tree}/b 10.0.0.0/8\n", loopback=False)
+    with Client.tcp((STRANGER, mountd.port), MOUNT_PROGRAM, 3, timeout_s=DEADLINE_S) as client:
+        assert len(unpack_exports(client.call(Proc.EXPORT))) == 2
+        with pytest.raises(RpcError) as caught:
+            client.call(Proc.DUMP)
+    assert caught.value.accept_stat == AcceptStat.PROC_UNAVAIL
+
+
+def test_hidden_exports_show_a_stranger_only_his_own(mountd: Mountd, tree: Path) -> None:
+    mountd.start(f"{tree}/a 192.0.2.0/24\n{tree}/b 10.0.0.0/8\n", "--hide", loopback=False)
+    with Client.tcp((STRANGER, mountd.port), MOUNT_PROGRAM, 3, timeout_s=DEADLINE_S) as client:
+        assert [path for path, _ in unpack_exports(client.call(Proc.EXPORT))] == [os.fsencode(tree / "a")]
+    with Client.tcp(("127.0.0.1", mountd.port), MOUNT_PROGRAM, 3, timeout_s=DEADLINE_S) as client:
+        assert len(unpack_exports(client.call(Proc.EXPORT))) == 2
+
+
+def test_name_server_that_never_answers_stops_nobody(mountd: Mountd, tree: Path) -> None:
+    """A resolver that answers after 30 s or never: service at once, the entry denied."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 53))
+        mountd.start(f"{tree}/a slow.example.org(rw,insecure)\n{tree}/b 127.0.0.1(ro,insecure)\n{tree}/c *.example.org(insecure)\n")
+        assert mountd.mnt(os.fsencode(tree / "b"))[0] == 0
+        assert mountd.mnt(os.fsencode(tree / "a"))[0] == 13
+        assert silent.recv(2048)

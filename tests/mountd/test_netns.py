@@ -1,0 +1,33 @@
+"""Runs netns_cases.py in network and mount namespaces of its own: loopback only, port 111 free, /run empty."""
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import TREE
+
+SET_UP = """
+set -e
+mount -t tmpfs none /run
+ip link set lo up
+ip addr add 192.0.2.1/32 dev lo
+printf 'nameserver 127.0.0.1\\noptions timeout:5 attempts:6\\n' > /run/resolv.conf
+mount --bind /run/resolv.conf /etc/resolv.conf
+exec "$@"
+"""
+
+
+@pytest.mark.root
+def test_cases_that_need_a_network_of_their_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    for program in ("unshare", "ip", "mount"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} here")
+    base = tmp_path_factory.mktemp("netns")
+    done = subprocess.run(["unshare", "--net", "--mount", "sh", "-c", SET_UP, "sh", sys.executable, "-m", "pytest", "-q", "-p",
+                           "no:cacheprovider", f"--basetemp={base}/t", "tests/mountd/netns_cases.py"], cwd=TREE,
+                          capture_output=True, text=True, timeout=180, check=False)
+    print(done.stdout[-6000:], done.stderr[-2000:])
+    assert done.returncode == 0
