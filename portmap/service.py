@@ -34,11 +34,31 @@ log = logging.getLogger(__name__)
 
 MAX_OWNER = 64            # r_owner is not believed, only skipped
 MAX_NETBUF = 128          # sizeof(struct sockaddr_storage)
+LOG_PER_S = 10            # lines about strangers and refusals; a flood of them is one line with its count
 REPLY_HEADER = 24         # of an accepted UDP reply without results
 PROTOCOLS = {6: "tcp", 17: "udp"}
 STAT_PROCS = 13           # RPCBSTAT_HIGHPROC
 STAT_VERSIONS = (2, 3, 4)
 SEMANTICS = {"udp": 1, "udp6": 1, "ticlts": 1}  # NC_TPI_CLTS; all others NC_TPI_COTS_ORD 3
+
+
+class _Sparing:
+    """At most LOG_PER_S lines a second; the rest is counted and said once."""
+
+    def __init__(self) -> None:
+        self._second, self._lines, self._dropped = 0, 0, 0
+
+    def log(self, level: int, text: str, *values: object) -> None:
+        second = int(time.monotonic())
+        if second != self._second:
+            if self._dropped:
+                log.log(level, "%d more lines were not written", self._dropped)
+            self._second, self._lines, self._dropped = second, 0, 0
+        if self._lines == LOG_PER_S:
+            self._dropped += 1
+            return
+        self._lines += 1
+        log.log(level, text, *values)
 
 
 class Service:
@@ -51,6 +71,7 @@ class Service:
         changed         called after each change of the table
         """
         self.table, self.changed, self.verbose = table, changed, verbose
+        self._sparing = _Sparing()
         self.reserved_below, self.trusted_uids = reserved_below, trusted_uids
         self.counts = {vers: [0] * STAT_PROCS for vers in STAT_VERSIONS}
         self.sets, self.unsets = dict.fromkeys(STAT_VERSIONS, 0), dict.fromkeys(STAT_VERSIONS, 0)
@@ -84,7 +105,8 @@ class Service:
     def caller(self, request: Request) -> Caller:
         """Raises RpcError(AUTH_TOOWEAK) for everyone who is not on this machine."""
         if not request.is_local:
-            log.warning("%s from %s port %d refused", _NAMES.get(request.proc, "?"), request.address, request.port)
+            name = _NAMES.get(request.proc, "?")
+            self._sparing.log(logging.WARNING, "%s from %s port %d refused", name, request.address, request.port)
             raise RpcError(auth_stat=AuthStat.AUTH_TOOWEAK)
         uid = request.unix_uid
         if uid is not None:
@@ -239,7 +261,8 @@ class Service:
 
     def _report(self, what: str, done: bool, caller: Caller, entry: str) -> None:
         level = logging.INFO if self.verbose else logging.DEBUG
-        log.log(level, "%s %s by %s: %s", what, entry, caller.owner, "done" if done else "refused")
+        say = log.log if done else self._sparing.log
+        say(level, "%s %s by %s: %s", what, entry, caller.owner, "done" if done else "refused")
         if done:
             self.changed()
 

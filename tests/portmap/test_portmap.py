@@ -19,7 +19,7 @@ from oncrpc.client import Client, RpcTimeout
 from oncrpc.message import AcceptStat, Auth, AuthStat, RpcError
 from oncrpc.pmap import Mapping, Pmap, Rpcb, Rpcbind, pack_mapping, pack_rpcb, register, reserved_socket, unregister
 
-from ..tools.rpc import GARBAGE_ARGS, Call, Tcp, Udp, exchange
+from ..tools.rpc import GARBAGE_ARGS, Call, Tcp, Udp, exchange, pipeline
 from .conftest import TREE, Portmap
 
 PMAP = 100000
@@ -189,6 +189,15 @@ def test_unprivileged_port_may_not_take_a_reserved_one(portmap: Portmap) -> None
     with Pmap(port=portmap.port, reserved=True) as privileged:
         assert privileged.set(Mapping(8, 1, 6, 1023))
         assert privileged.unset(7, 1)
+
+
+def test_flood_of_refused_calls_is_few_lines(portmap: Portmap) -> None:
+    """Attack row E19, for this daemon."""
+    tcp = Tcp((other_address(), portmap.port))
+    for _ in pipeline(tcp, [Call(PMAP, 2, 1, pack_mapping(Mapping(7, 1, 6, 700))) for _ in range(500)]):
+        pass
+    tcp.close()
+    assert portmap.stop().count("refused") <= 40
 
 
 # ---- versions 3 and 4
