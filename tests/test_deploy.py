@@ -46,7 +46,8 @@ def test_unit_is_understood_by_systemd(units: Path, unit: str) -> None:
 
 @pytest.mark.parametrize(("unit", "limit"), EXPOSURE.items())
 def test_unit_is_not_more_exposed_than_its_goal(units: Path, unit: str, limit: float) -> None:
-    ran = subprocess.run([need("systemd-analyze"), "security", "--offline=true", str(units / unit)], capture_output=True, text=True)
+    command = [need("systemd-analyze"), "security", "--offline=true", str(units / unit)]
+    ran = subprocess.run(command, capture_output=True, text=True)
     found = re.search(r"exposure level for \S+: ([0-9.]+)", ran.stdout)
     if found is None:
         pytest.skip("this systemd-analyze knows no --offline")
