@@ -136,7 +136,9 @@ def describe(request: Request, path: bytes) -> MountCall:
 def is_local(request: Request) -> bool:
     """It came from this machine.  A relayed call does not tell which of our addresses it came to; there the caller's decides: the
     kernel takes no packet with a loopback source from the net."""
-    return request.is_local or (request.is_relayed and ipaddress.ip_address(request.address.partition("%")[0] or "::1").is_loopback)
+    if request.is_local or not request.is_relayed:
+        return request.is_local
+    return ipaddress.ip_address(request.address.partition("%")[0] or "::1").is_loopback
 
 
 def peer_of(request: Request) -> Address:

@@ -40,7 +40,8 @@ def test_debians_showmount_lists_exports_and_mounts(mountd: Mountd, tree: Path, 
     assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
 
     def lines(option: str) -> list[str]:
-        return subprocess.run([showmount, option, "127.0.0.1"], capture_output=True, text=True, timeout=20, check=True).stdout.splitlines()
+        done = subprocess.run([showmount, option, "127.0.0.1"], capture_output=True, text=True, timeout=20, check=True)
+        return done.stdout.splitlines()
 
     assert lines("-e") == ["Export list for 127.0.0.1:", f"{tree}/a (everyone)", f"{tree}/b 10.0.0.0/8"]
     assert lines("-a") == ["All mount points on 127.0.0.1:", f"127.0.0.1:{tree}/a"]
@@ -50,8 +51,8 @@ def test_debians_showmount_lists_exports_and_mounts(mountd: Mountd, tree: Path, 
 def test_our_showmount_asks_the_port_mapper(mountd: Mountd, tree: Path, mapper: int) -> None:
     mountd.start(f"{tree}/a *(ro,insecure)\n", register=True)
     for words in ([], ["--udp"], ["-1"]):
-        done = subprocess.run([sys.executable, "-m", "mountd.showmount", "-e", *words, "127.0.0.1"], cwd=TREE, capture_output=True,
-                              text=True, timeout=20, check=True)
+        done = subprocess.run([sys.executable, "-m", "mountd.showmount", "-e", *words, "127.0.0.1"], cwd=TREE,
+                              capture_output=True, text=True, timeout=20, check=True)
         assert done.stdout.splitlines()[1:] == [f"{tree}/a (everyone)"]
 
 
@@ -88,8 +89,7 @@ def ratio(port: int, vers: int, proc: int, args: bytes) -> float:
 
 def test_stranger_over_udp_never_gets_more_than_he_sent(mountd: Mountd, tree: Path) -> None:
     """Amplification at most 1.0 over all procedures."""
-    mountd.start("".join(f"{tree}/{d} 10.0.0.0/8 127.0.0.1(insecure) h{d}.invalid(password=x)\n".replace("(password=x)", "")
-                         for d in "abc"), loopback=False)
+    mountd.start("".join(f"{tree}/{d} 10.0.0.0/8 127.0.0.1(insecure) h{d}.invalid\n" for d in "abc"), loopback=False)
     for source in ("127.0.0.1", "127.0.0.2", "127.0.0.3"):
         mountd.mnt(os.fsencode(tree / "a"), source=source)
     worst = 0.0
@@ -123,7 +123,8 @@ def test_name_server_that_never_answers_stops_nobody(mountd: Mountd, tree: Path)
     """A resolver that answers after 30 s or never: service at once, the entry denied."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 53))
-        mountd.start(f"{tree}/a slow.example.org(rw,insecure)\n{tree}/b 127.0.0.1(ro,insecure)\n{tree}/c *.example.org(insecure)\n")
+        mountd.start(f"{tree}/a slow.example.org(rw,insecure)\n{tree}/b 127.0.0.1(ro,insecure)\n"
+                     f"{tree}/c *.example.org(insecure)\n")
         assert mountd.mnt(os.fsencode(tree / "b"))[0] == 0
         assert mountd.mnt(os.fsencode(tree / "a"))[0] == 13
         assert silent.recv(2048)
