@@ -106,6 +106,8 @@ def run(options: argparse.Namespace) -> int:
     try:
         serve(options, sockets, warm, starter)
     finally:
+        if pidfile is not None:
+            os.ftruncate(pidfile, 0)  # if it cannot be removed, it names nobody
         for path in filter(None, (sockets.path, options.pidfile)):
             with contextlib.suppress(OSError):  # not ours to remove any more, when root started us: harmless
                 os.unlink(path)
