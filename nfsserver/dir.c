@@ -59,32 +59,22 @@ static void put_plus(struct page *pg, const char *name, struct kept_fh *k)
 {
 	struct stat st;
 	struct call *c = pg->c;
-	u8 fh[FH_MAX], len = 0;
+	u8 room[FH_MAX], len = 0;
+	const u8 *fh = room;
 	i32 o = -1;
 	if (k && k->len) {
 		if (k->obj >= 0 && W.objs[k->obj].serial == k->obj_serial && !fd_stat(W.objs[k->obj].fd, &st) && st.st_nlink)
 			o = k->obj, len = k->len;
 		else if (!fstatat(W.objs[pg->dir].fd, name, &st, AT_SYMLINK_NOFOLLOW))
 			len = k->len;
-		memcpy(fh, k->fh, k->len);
-	} else if (k && pg->cache && !is_dots(name)) {
-		/* A small directory's objects are kept open: fstat() costs half of fstatat(), and the client asks for them next. */
-		if (!obj_from_name(c, pg->dir, name, &o, &st)) {
-			len = W.objs[o].fhlen;
-			memcpy(fh, W.objs[o].fh, len);
-			*k = (struct kept_fh){ .len = len, .obj = o, .obj_serial = W.objs[o].serial };
-			memcpy(k->fh, fh, len);
-		}
-	} else if (!pg->strict && !is_dots(name)) {
-		len = name_to_fh(pg->dir, name, fh, &o, &st);
-		if (len && k) {
-			*k = (struct kept_fh){ .len = len, .obj = o, .obj_serial = o >= 0 ? W.objs[o].serial : 0 };
-			memcpy(k->fh, fh, len);
-		}
+		fh = k->fh;
+	} else if (!(k && pg->cache) && !pg->strict && !is_dots(name)) {
+		len = name_to_fh(pg->dir, name, room, &o, &st);
 	}
+	/* A small directory's objects are kept open: fstat() costs half of fstatat(), and the client asks for them next. */
 	if (!len && !obj_from_name(c, pg->dir, name, &o, &st)) {
 		len = W.objs[o].fhlen;
-		memcpy(fh, W.objs[o].fh, len);
+		fh = W.objs[o].fh;
 	}
 	if (!len) {
 		put_u64(c, 0);
@@ -93,6 +83,10 @@ static void put_plus(struct page *pg, const char *name, struct kept_fh *k)
 	put_post_op(c, o >= 0 ? o : pg->dir, &st);
 	put_u32(c, 1);
 	put_opaque(c, fh, len);
+	if (k && !k->len && !is_dots(name)) {
+		*k = (struct kept_fh){ .len = len, .obj = o, .obj_serial = o >= 0 ? W.objs[o].serial : 0 };
+		memcpy(k->fh, fh, len);
+	}
 }
 
 /* One entry.  0: it does not fit. */
@@ -173,7 +167,7 @@ static int list_kept(struct page *pg, struct listing *l, u64 cookie)
 		if (!d || (u64)d->off != cookie)
 			return -1;
 	}
-	pg->cache = l->n < W.max_objs / 8;
+	pg->cache = l->n < W.max_objs / 4;
 	if (pg->plus && !l->fhs)
 		l->fhs = calloc(l->n ? l->n : 1, sizeof *l->fhs);
 	while (pos < l->len) {

@@ -220,6 +220,18 @@ void vn_sweep(u32 now_s, u32 idle_s, u32 count)
 	}
 }
 
+/* Makes room for another data descriptor: those of objects that others were used after are closed, a few at a time. */
+static void spare_data(void)
+{
+	static u32 hand;
+	for (u32 i = 0; i < 512 && W.row[S_FDS_READ] + W.row[S_FDS_WRITE] >= W.max_data; i++) {
+		hand = (hand + 1) % W.objs_used;
+		struct obj *b = &W.objs[hand];
+		if (b->used && !b->pins && b->touched != W.now_s)
+			obj_close_data((i32)hand);
+	}
+}
+
 /* Attributes of the object; ERR_STALE when it was removed. */
 int obj_stat(i32 o, struct stat *st)
 {
@@ -961,6 +973,8 @@ int obj_open(struct call *c, i32 o, int writing, int *fd, struct stat *attribute
 		*fd = *place;
 		return 0;
 	}
+	if (W.row[S_FDS_READ] + W.row[S_FDS_WRITE] >= W.max_data)
+		spare_data();
 	int flags = (writing ? O_WRONLY : O_RDONLY) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | (S_ISDIR(st.st_mode) ? O_DIRECTORY : 0);
 	if (ident_become(c->ident))
 		return ERR_JUKEBOX;

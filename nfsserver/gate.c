@@ -161,8 +161,9 @@ int vn_init(int state_fd, u32 slot, const u8 key[16], u32 max_objs, int root, in
 	if (slot >= N_SLOTS)
 		return EINVAL;
 	u64 files = rounded_down_files();
-	if (max_objs > files / 4) /* an object holds up to three descriptors; the rest is connections */
-		max_objs = (u32)(files / 4);
+	if (max_objs > files / 2) /* the other half: open files, and connections */
+		max_objs = (u32)(files / 2);
+	W.max_data = files / 4 > 4096 ? 4096 : (u32)(files / 4);
 	void *m = mmap(NULL, STATE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, state_fd, 0);
 	if (m == MAP_FAILED)
 		return errno;

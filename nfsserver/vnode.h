@@ -114,6 +114,7 @@ struct worker {
 	u32 n_fs;
 	struct obj *objs;
 	u32 max_objs, n_objs, objs_used, obj_serial;
+	u32 max_data;            /* descriptors open for reading or writing */
 	i32 obj_free, lru_head, lru_tail;
 	i32 hash[N_OBJ_HASH];
 	struct verdict *verdicts;
