@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Protocol
 
 from nfssvc_shim.records import AF_LOCAL, Address, GetfhArgs
+from oncrpc.hosts_access import HostsAccess
 from oncrpc.message import AcceptStat
 
 from .exports_model import printable
@@ -77,10 +78,13 @@ class Broker:
     table: Table = field(default_factory=Table)
     limiter: RateLimit = field(default_factory=RateLimit)
     nonces: Nonces = field(default_factory=Nonces)
+    hosts: HostsAccess = field(default_factory=HostsAccess)
 
     def handle(self, call: MountCall, answer: Answer) -> None:
         """Answers `call`, now or later; UMNT and UMNTALL need no answer."""
-        if call.proc is Proc.MNT:
+        if not call.local and not self.hosts.allows("mountd", "" if call.peer.family == AF_LOCAL else str(call.peer)):
+            self._keep_out(call, answer)
+        elif call.proc is Proc.MNT:
             self._mnt(call, answer)
         elif call.proc is Proc.DUMP:
             self._dump(call, answer)
@@ -92,6 +96,13 @@ class Broker:
             self._export(call, answer)
         else:
             self._pathconf(call, answer)
+
+    def _keep_out(self, call: MountCall, answer: Answer) -> None:
+        """hosts.allow, hosts.deny."""
+        if call.proc is Proc.MNT:
+            self._refuse(call, Refused("hosts.deny"), answer)
+        elif call.proc not in (Proc.UMNT, Proc.UMNTALL):
+            answer(AcceptStat.PROC_UNAVAIL, b"")
 
     # ---- MNT
 

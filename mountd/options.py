@@ -27,6 +27,7 @@ class Options:
     log_mounts: bool
     test: bool
     hide: bool
+    hosts_access: str
     listen: bool
     transports: tuple[str, ...]
     register: bool
@@ -54,7 +55,8 @@ def parse(argv: list[str]) -> Options:
         always |= Ex.CROSSMNT
     return Options(
         files=tuple(a.files or default_files()), debug=a.debug, port=a.port, hosts=tuple(a.hosts),
-        reserved=not (a.n or a.ports_any), log_mounts=a.log, test=a.test, hide=a.hide, listen=not a.relay_only,
+        reserved=not (a.n or a.ports_any), log_mounts=a.log, test=a.test, hide=a.hide,
+        hosts_access=a.hosts_access, listen=not a.relay_only,
         transports=("tcp",) if a.tcp_only else ("udp", "tcp"), register=not a.no_portmap, portmap_port=a.portmap_port,
         ready_fd=a.ready_fd, socket=a.socket or default_path(), statedir=Path(a.statedir) if a.statedir else default_statedir(),
         pidfile=a.pidfile, dialect=Dialect(a.dialect) if a.dialect else None, always=always, verbose=a.verbose)
@@ -91,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-t", dest="tcp_only", action="store_true", help="TCP only")
     p.add_argument("-i", dest="pidfile", default="", metavar="pidfile")
     p.add_argument("--hide", action="store_true", help="EXPORT lists for each caller what he may mount, and no more")
+    p.add_argument("--hosts-access", default="/etc", metavar="DIR", help="where hosts.allow and hosts.deny are")
     p.add_argument("--relay-only", "--no-listen", dest="relay_only", action="store_true", help="serve what nfsd relays")
     p.add_argument("--no-portmap", action="store_true", help="do not register with the port mapper")
     p.add_argument("--portmap-port", type=_port, default=111, help="where the port mapper is")

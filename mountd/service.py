@@ -25,6 +25,7 @@ from pathlib import Path
 from nfssvc_shim.channel import Channel, Message, ProtocolError
 from nfssvc_shim.flags import Nfssvc, Nxa
 from nfssvc_shim.records import MAX_FH, ExportArgs, GetfhArgs, pack_export_args, pack_getfh_args
+from oncrpc.hosts_access import HostsAccess
 from oncrpc.message import AcceptStat
 from oncrpc.server import Server
 from oncrpc.xdr import Unpacker, XdrError
@@ -69,7 +70,7 @@ class Service:
         self.tab_path, self.ids_path = options.statedir / "mountdtab", options.statedir / "mountdexptab"
         self.ids = ExportIds(read_file(self.ids_path))
         self.broker = Broker(self, MountTab(read_file(self.tab_path)), reserved=options.reserved, hide=options.hide,
-                             log_mounts=options.log_mounts)
+                             log_mounts=options.log_mounts, hosts=HostsAccess(options.hosts_access))
         self.helper = Helper(self.loop, self._answered)
         self.calls = CallSocket(self.loop, options.socket, on_up=self._up, on_relay=self._relay)
         self.children: dict[int, Callable[[], None]] = {}

@@ -128,3 +128,13 @@ def test_name_server_that_never_answers_stops_nobody(mountd: Mountd, tree: Path)
         assert mountd.mnt(os.fsencode(tree / "b"))[0] == 0
         assert mountd.mnt(os.fsencode(tree / "a"))[0] == 13
         assert silent.recv(2048)
+
+
+def test_hosts_deny_keeps_a_stranger_out_and_not_this_machine(mountd: Mountd, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "hosts.deny").write_text("mountd: ALL\n")
+    mountd.start(f"{tree}/a *(ro,insecure)\n", "--hosts-access", str(tmp_path), loopback=False)
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+    assert mountd.mnt(os.fsencode(tree / "a"), host=STRANGER)[0] == 13
+    mountd.wait_log("refused: hosts.deny")
+    with Client.tcp((STRANGER, mountd.port), MOUNT_PROGRAM, 3, timeout_s=DEADLINE_S) as client, pytest.raises(RpcError):
+        client.call(Proc.EXPORT)
