@@ -17,17 +17,28 @@ EXEC_FAILED = 127
 MASTER_ONLY = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def spawn(argv: Sequence[str], fds: Sequence[int], *, ignore: Collection[int] = MASTER_ONLY, tie: bool = False) -> int:
+def spawn(argv: Sequence[str], fds: Sequence[int], *, ignore: Collection[int] = MASTER_ONLY, tie: bool = False,
+          output: int = -1) -> int:
     """Pid of a child that runs `argv` with `fds` as its descriptors 3, 4, ...; every other one of ours is close-on-exec.
 
     ignore  signals that the child starts with ignored
+    output  what the child has as 1 and 2, with /dev/null as 0; -1: ours.  A daemon's child must not hold the terminal or the
+            pipe that the daemon was started on
     tie     the child gets TERM when we die; not for one that changes its uid, which clears this
     """
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
+        if output >= 0:
+            _redirect(output)
         _become(argv, fds, ignore, parent if tie else 0)
     return pid
+
+
+def _redirect(output: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for target, fd in ((0, null), (1, output), (2, output)):
+        os.dup2(fd, target)
 
 
 def _become(argv: Sequence[str], fds: Sequence[int], ignore: Collection[int], parent: int) -> NoReturn:

@@ -120,6 +120,8 @@ class Control:
             self._add_slot(msg, fds)
         elif msg.flag == Nfssvc.STOP:
             self._stop()
+        elif msg.flag == Nfssvc.STATUS:
+            self.tell_master(Nfssvc.STATUS)  # "are you there?"
         elif msg.flag == Nfssvc.VERBOSE:
             self.change_verbose(struct.unpack(">i", msg.body)[0])
         elif msg.flag == Nfssvc.READY and self._registrar is not None and not self.stopping:

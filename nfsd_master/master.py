@@ -5,7 +5,7 @@ Theory of operation.  The master bound everything before this begins.  It starts
   worker dies        a new pair, a new worker in the same slot at once (kept UDP sockets, same state file); one that died before
                      it ever turned its loop is started again later and later, up to BACKOFF_MAX_S
   control dies       a new one gets the listeners, the call socket and the master's copy of each worker's channel: the workers
-                     go on serving meanwhile
+                     go on serving meanwhile; one that does not answer a question for CONTROL_S is killed
   TERM, INT, QUIT    STOP to the control half, which drains; what is left after STOP_S is killed; exit 0.  A second one: at once
   HUP                "register again" to the control half.  USR1, USR2: log level up, down
   master dies        the control half sees EOF and exits, the workers see EOF on their channels and exit: the ports are free
@@ -30,12 +30,15 @@ from nfssvc_shim.state import H_STARTED, H_VERIFIER, N_SLOTS, S_HEARTBEAT, S_PID
 
 from . import log
 from .children import spawn
+from .sdnotify import Notifier
 from .sockets import Sockets
 
 STOP_S = 4.0             # of the 5 s in which TERM must have stopped everything
 BACKOFF_MAX_S = 5.0
 BACKOFF_S = 0.1
 START_FAILURES = 5       # deaths before serving, of one slot or of the control half, until a start that never was ready gives up
+ASK_S = 3.0              # how often the control half is asked whether it is there
+CONTROL_S = 10.0         # as for a worker: attack table F04
 MAX_CONTROL_MESSAGES = 64  # read a turn: a control half gone mad does not keep us from reaping
 
 
@@ -62,7 +65,9 @@ class Config:
     control_argv: Callable[[int], list[str]]      # of the number of workers
     worker_argv: Callable[[int], list[str]]       # of the slot's number
     n_workers: int
+    output: int                                   # stdout and stderr of the children; -1: ours
     on_ready: Callable[[], None] = field(default=lambda: None)
+    notifier: Notifier = field(default_factory=Notifier)
 
 
 class Master:
@@ -74,6 +79,7 @@ class Master:
         self._control: Channel | None = None
         self._control_pid = 0
         self._control_failures = 0
+        self._heard = 0.0            # when the control half said something last
         self._ready = False
         self._stopping = 0           # TERMs seen
         self._deadline = 0.0         # of the stop
@@ -92,6 +98,8 @@ class Master:
             self._start_control()
             for number in range(self._n_workers):
                 self._start_worker(number)
+            self._watchdog()
+            self._ask_control()
             while not self._finished():
                 self._turn(wake)
         finally:
@@ -99,6 +107,14 @@ class Master:
                 signal.signal(number, signal.SIG_IGN)  # nothing can be hurried any more; the exit status stays ours
             self._kill_all()
         return self._status
+
+    def _watchdog(self) -> None:
+        """systemd hears from us at half its patience, as long as there is a control half."""
+        interval_s = self._config.notifier.watchdog_s / 2
+        if interval_s:
+            if self._control_pid:
+                self._config.notifier.tell("WATCHDOG=1")
+            self._timers.append((time.monotonic() + interval_s, self._watchdog))
 
     def _catch_signals(self) -> socket.socket:
         """A socket that becomes readable with the numbers of the signals that came."""
@@ -152,6 +168,7 @@ class Master:
         if self._stopping > 1:
             return
         log.notice("stopping")
+        self._config.notifier.tell("STOPPING=1")
         self._config.sockets.close_tcp()
         self._deadline = time.monotonic() + STOP_S
         self._timers.clear()
@@ -198,7 +215,8 @@ class Master:
         mine.setblocking(False)
         with theirs:
             worker.started_ns = time.monotonic_ns()
-            worker.pid = spawn(self._config.worker_argv(number), [theirs.fileno(), self._config.state_fd])
+            worker.pid = spawn(self._config.worker_argv(number), [theirs.fileno(), self._config.state_fd],
+                               output=self._config.output)
         worker.channel, worker.incarnation = mine, worker.incarnation + 1
         self._tell_slot(worker)
 
@@ -230,7 +248,8 @@ class Master:
     def _again(self, failures: int, start: Callable[[], None]) -> None:
         """Starts once more: at once, or with back-off when it never served."""
         if failures >= START_FAILURES and not self._ready:
-            log.logger.error("cannot start: a process ends %d times before it serves", failures)
+            log.logger.error("cannot start: a process ends %d times before it serves%s", failures,
+                             "; nfsd -F shows why" if self._config.output >= 0 else "")
             self._status = 1
             self.stop()
         elif failures == 0:
@@ -248,8 +267,8 @@ class Master:
         mine.setblocking(False)
         with theirs:
             fds = [theirs.fileno(), self._config.state_fd, self._config.call_socket.fileno(), *self._config.control_fds]
-            self._control_pid = spawn(self._config.control_argv(self._n_workers), fds)
-        self._control = Channel(mine)
+            self._control_pid = spawn(self._config.control_argv(self._n_workers), fds, output=self._config.output)
+        self._control, self._heard = Channel(mine), time.monotonic()
         self._selector.register(mine, selectors.EVENT_READ)
         self._tell(Nfssvc.LISTEN, b"", [s.fileno() for s in self._config.sockets.tcp])
         for worker in self._workers.values():
@@ -265,6 +284,14 @@ class Master:
         log.logger.warning("control half (pid %d) ended: %s", pid, _how(status))
         self._control_failures += 1
         self._again(self._control_failures - 1, self._start_control)
+
+    def _ask_control(self) -> None:
+        if self._control is not None:
+            if time.monotonic() - self._heard > CONTROL_S:
+                self._end_control("does not answer")
+            else:
+                self._tell(Nfssvc.STATUS)
+        self._timers.append((time.monotonic() + ASK_S, self._ask_control))
 
     def _drop_control(self) -> None:
         if self._control is not None:
@@ -304,8 +331,11 @@ class Master:
                 self._end_control(f"breaks the protocol: {exc}")
 
     def _on_message(self, msg: Message) -> None:
+        self._heard = time.monotonic()
         if msg.flag == Nfssvc.READY:
             self._on_ready()
+        elif msg.flag == Nfssvc.STATUS:
+            pass  # it is there
         elif msg.flag == Nfssvc.WORKERS:
             self._set_workers(*struct.unpack(">I", msg.body))
         elif msg.flag == Nfssvc.SLOT:

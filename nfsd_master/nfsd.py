@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import resource
 import select
 import signal
 import socket
@@ -15,28 +16,31 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import prctl
 
 from nfssvc_shim.state import N_SLOTS, S_PID, State, open_state
 
-from . import log
+from . import conf, log
 from .calls import VERSION
 from .children import python
 from .detach import Detached, detach
 from .master import Config, Master
-from .options import USAGE, Options, UsageError, parse
+from .options import USAGE, Options, UsageError, conf_of, parse, split
 from .paths import Paths, StartError, make_private, paths_of
-from .pidfile import PidFile, running_pid
+from .pidfile import PidFile
 from .register import reserved_socket
-from .sockets import Sockets, open_sockets
+from .sdnotify import Notifier, inherited_sockets
+from .sockets import Sockets, adopt_sockets, open_sockets
+from .verbs import VERBS, run_verb, unregister, update
 
 EX_USAGE = 64
 KEY_S = 20.0             # to make or find the key: an entropy-starved first boot included
 ORPHANS_S = 3.0          # workers of a master that was killed finish the request in hand within 2 s
 CALL_BACKLOG = 128
+MAX_DESCRIPTORS = 1 << 18  # of a process: some containers allow 10^9, and who closes all of them waits
 CONTROL_USERS = ("_nfsd", "daemon")
 
 WorkerCommand = Callable[[int], list[str]]
@@ -46,13 +50,23 @@ def main(argv: Sequence[str] | None = None, *, worker: WorkerCommand | None = No
     """worker: the command of a slot's worker, for tests that bring their own."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(parse(words), worker)
+        before, verb = split(words, VERBS)
+        options = options_of(before)
+        return run_verb(options, before, verb) if verb else _run(options, worker)
     except UsageError as exc:
         print(f"nfsd: {exc}\n{USAGE}", file=sys.stderr)
         return EX_USAGE
     except StartError as exc:
         print(f"nfsd: {exc}", file=sys.stderr)
         return exc.status
+
+
+def options_of(words: list[str]) -> Options:
+    """The configuration file's, then the command line's: flags win.  Raises UsageError."""
+    parse(words)  # a wrong word is wrong whatever the file says
+    named = conf_of(words)
+    fields = conf.load(named or conf.DEFAULT, must_exist=named is not None)
+    return parse(words, replace(Options(), **fields))  # type: ignore[arg-type]
 
 
 def _run(options: Options, worker: WorkerCommand | None) -> int:
@@ -63,23 +77,17 @@ def _run(options: Options, worker: WorkerCommand | None) -> int:
         print(f"nfsd {VERSION}")
         return 0
     if options.action == "register":
-        return _signal_running(paths_of(options), signal.SIGHUP)
+        return update(options)
     if options.action == "unregister":
-        raise UsageError("-d: a running nfsd unregisters when it stops")
+        return unregister(options)
     return serve(options, worker)
-
-
-def _signal_running(paths: Paths, number: int) -> int:
-    pid = running_pid(paths.pidfile)
-    if not pid:
-        raise StartError(f"not running: nobody holds {paths.pidfile}")
-    os.kill(pid, number)
-    return 0
 
 
 def serve(options: Options, worker: WorkerCommand | None = None) -> int:
     """Starts and runs until stopped; returns the exit status.  Raises StartError with nothing left behind."""
-    detached = None if options.foreground else detach()
+    notifier, given = Notifier(), inherited_sockets()
+    detached = None if options.foreground or given else detach()
+    _raise_descriptor_limit()
     log.setup(options.log or "stderr", options.log_verbose, ident="nfsd: master")
     paths = paths_of(options)
     make_private(paths.statedir, mode=0o755 if os.geteuid() == 0 else 0o700)
@@ -87,14 +95,23 @@ def serve(options: Options, worker: WorkerCommand | None = None) -> int:
     try:
         make_key(paths.key, worker)
         with ExitStack() as undo:
-            opened = _open_all(options, paths, undo)
+            opened = _open_all(options, paths, given, undo)
             config = _config(options, paths, opened, worker)
-            config.on_ready = lambda: _ready(options, opened.sockets.port, detached)
+            config.output = -1 if detached is None else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            config.on_ready = lambda: _ready(options, opened.sockets.port, detached, notifier)
+            config.notifier = notifier
             prctl.set_proctitle("nfsd: master")
             prctl.set_name("nfsd: master")
             return Master(config).run()
     finally:
         pidfile.remove()
+
+
+def _raise_descriptor_limit() -> None:
+    """What we may have, for the workers: a connection, a handle kept open and a directory listing each cost one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +125,12 @@ class _Opened:
     pmap: socket.socket
 
 
-def _open_all(options: Options, paths: Paths, undo: ExitStack) -> _Opened:
-    """`undo` closes and removes it again.  Raises StartError."""
+def _open_all(options: Options, paths: Paths, given: list[socket.socket], undo: ExitStack) -> _Opened:
+    """`undo` closes and removes it again; `given` sockets take the place of our own.  Raises StartError."""
     state_fd = _open_state(paths.state)
     undo.callback(os.close, state_fd)
     end_orphans(state_fd)
-    sockets = open_sockets(options)
+    sockets = adopt_sockets(given) if given else open_sockets(options)
     undo.callback(sockets.close)
     call_socket = undo.enter_context(open_call_socket(paths.socket))
     undo.callback(paths.socket.unlink, missing_ok=True)
@@ -126,14 +143,18 @@ def _config(options: Options, paths: Paths, opened: _Opened, worker: WorkerComma
     user = options.user or control_user()
     return Config(
         sockets=opened.sockets, state_fd=opened.state_fd, call_socket=opened.call_socket,
-        control_fds=[opened.exports_fd, opened.pmap.fileno()], n_workers=options.n_workers,
+        control_fds=[opened.exports_fd, opened.pmap.fileno()], n_workers=options.n_workers, output=-1,
         control_argv=lambda n: control_command(options, paths, user=user, port=opened.sockets.port, n_workers=n),
         worker_argv=worker or (lambda n: worker_command(options, paths, n)))
 
 
-def _ready(options: Options, port: int, detached: Detached | None) -> None:
+def _ready(options: Options, port: int, detached: Detached | None, notifier: Notifier) -> None:
     log.setup(options.log_where, options.log_verbose, ident="nfsd: master")
     log.notice("serving on port %d, %d workers", port, options.n_workers)
+    if os.geteuid():
+        log.notice("as uid %d: every request runs as this user (no CAP_SETUID, CAP_DAC_OVERRIDE, CAP_MKNOD); handles by path "
+                   "(no CAP_DAC_READ_SEARCH)", os.geteuid())
+    notifier.tell(f"READY=1\nSTATUS=serving on port {port}, {options.n_workers} workers\nMAINPID={os.getpid()}")
     if options.ready_fd >= 0:
         os.write(options.ready_fd, f"READY {port}\n".encode())
         os.close(options.ready_fd)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getopt
 import ipaddress
+from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from nfssvc_shim.state import N_SLOTS
@@ -17,11 +18,13 @@ MAX_BINDS = 32           # -h options: each costs a listener and a UDP socket fo
 MAX_VERBOSE = 3          # debug, as macOS counts
 
 USAGE = ("usage: nfsd [-46Fdrtuv] [-h bindip]... [-n num] [-p port] [-P pidfile] [--statedir dir] [--socket path] "
-         "[--key file] [--user name] [--ready-fd n] [--log syslog|stderr] [--no-portmap] [num]")
+         "[--key file] [--user name] [--ready-fd n] [--log syslog|stderr] [--no-portmap] [--conf file] [num]\n"
+         "       nfsd [options] enable|disable|start|stop|restart|update|status|check|verbose up|down|checkexports [file]\n"
+         "       nfsd share dir... [--rw] [--to client] [--as user] [--port n]")
 
 _SHORT = "46Fadertuvh:n:p:P:"
 _LONG = ["statedir=", "socket=", "key=", "ready-fd=", "user=", "log=", "no-portmap", "foreground", "debug", "help", "version",
-         "portmap-port="]
+         "portmap-port=", "conf="]
 
 
 class UsageError(Exception):
@@ -50,6 +53,7 @@ class Options:
     user: str | None = None
     ready_fd: int = -1
     portmap_port: int = 111
+    given: frozenset[str] = frozenset()   # names of the options on the command line
 
     @property
     def log_where(self) -> str:
@@ -61,13 +65,33 @@ class Options:
         return min(self.verbose + self.foreground, MAX_VERBOSE)
 
 
-def parse(argv: list[str]) -> Options:
-    """Options of the words after the program's name.  Raises UsageError."""
+def split(argv: list[str], verbs: Container[str]) -> tuple[list[str], list[str]]:
+    """Words before the first that is no option, and from it on, when that one is a verb; else all and none."""
+    try:
+        _, rest = getopt.getopt(argv, _SHORT, _LONG)
+    except getopt.GetoptError as exc:
+        raise UsageError(str(exc)) from exc
+    if rest and rest[0] in verbs:
+        return argv[:len(argv) - len(rest)], rest
+    return argv, []
+
+
+def conf_of(argv: list[str]) -> str | None:
+    """The last --conf; None: none is given.  The other options are not looked at."""
+    pairs, _ = getopt.gnu_getopt(argv, _SHORT, _LONG)
+    return dict(pairs).get("--conf")
+
+
+def parse(argv: list[str], base: Options | None = None) -> Options:
+    """`base` (the configuration file's) with the options of the words after the program's name.  Raises UsageError."""
     try:
         pairs, rest = getopt.gnu_getopt(argv, _SHORT, _LONG)
     except getopt.GetoptError as exc:
         raise UsageError(str(exc)) from exc
-    options, only = Options(), set[str]()
+    options, only = base or Options(), set[str]()
+    if any(name == "-h" for name, _ in pairs):
+        options = replace(options, binds=())
+    options = replace(options, given=frozenset(name for name, _ in pairs) | ({"-n"} if rest else set()))
     for name, value in pairs:
         if name in ("-t", "-u", "-4", "-6"):
             only.add(name[1])
@@ -81,8 +105,11 @@ def parse(argv: list[str]) -> Options:
 
 
 def _with_only(options: Options, only: set[str]) -> Options:
-    transports, families = only & {"t", "u"} or {"t", "u"}, only & {"4", "6"} or {"4", "6"}
-    return replace(options, tcp="t" in transports, udp="u" in transports, families="".join(sorted(families)))
+    if only & {"t", "u"}:
+        options = replace(options, tcp="t" in only, udp="u" in only)
+    if not options.tcp and not options.udp:
+        raise UsageError("neither TCP nor UDP is left")
+    return replace(options, families="".join(sorted(only & {"4", "6"} or {"4", "6"})))
 
 
 _PLAIN = {"--statedir": "statedir", "--socket": "socket", "--key": "key", "--user": "user", "-P": "pidfile"}
@@ -111,6 +138,8 @@ def _set(options: Options, name: str, value: str) -> Options:
         changes = {"verbose": min(options.verbose + 1, MAX_VERBOSE)}
     elif name == "--log":
         changes = {"log": _one_of(value, ("syslog", "stderr"))}
+    elif name == "--conf":
+        changes = {}
     else:
         changes = _SWITCH[name]
     changed: Options = replace(options, **changes)  # type: ignore[arg-type]

@@ -91,6 +91,28 @@ def open_sockets(options: Options) -> Sockets:
     raise StartError("no port is free for all addresses", PORT_TAKEN)
 
 
+def adopt_sockets(given: list[socket.socket]) -> Sockets:
+    """Sockets that a manager bound for us: TCP listeners, and at the most one UDP socket an address.  Raises StartError."""
+    made = Sockets([], 0)
+    for sock in given:
+        kind = sock.type
+        if sock.family not in (socket.AF_INET, socket.AF_INET6) or kind not in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            raise StartError(f"socket {sock.fileno()} that was handed to us is neither TCP nor UDP", PORT_TAKEN)
+        sock.setblocking(False)
+        host, port = sock.getsockname()[:2]
+        if made.port not in (0, port):
+            raise StartError(f"sockets handed to us have ports {made.port} and {port}; NFS has one", PORT_TAKEN)
+        made.port = port
+        if kind == socket.SOCK_STREAM:
+            made.tcp.append(sock)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # those of the other slots join it
+            made.udp.setdefault(0, []).append(sock)
+            made.binds.append(Bind(sock.family, host, False))
+    made.udp_wanted = bool(made.udp)
+    return made
+
+
 def _why(exc: OSError, kind: str, address: str, port: int) -> str:
     text = f"{kind} port {port} of {address}: {exc.strerror}"
     if exc.errno == errno.EADDRINUSE:

@@ -4,7 +4,8 @@ Option for option the front end of the unfsd manual of 2008; see docs/unfsd.md f
 
 Theory of operation.  This process starts nfsd, waits until it serves, then mountd, waits until the table is in force, and is
 ready.  Then it only waits: TERM, INT, QUIT stop both (exit 0), HUP makes mountd read its files again, USR1 logs the caches, and
-a child that died is started again.  A child gets TERM when this process dies, however it dies.
+a child that died is started again.  A child gets TERM when this process dies, however it dies.  In the background what the
+children say comes through a pipe: to the terminal until all is ready, to syslog from then on.
 """
 from __future__ import annotations
 
@@ -67,6 +68,7 @@ class Options:
     test: bool = False
     help: bool = False
     verbose: int = 0
+    throwaway: bool = False      # no state is kept for the next run
     export_flags: list[str] = field(default_factory=lambda: ["crossmnt"])
 
 
@@ -181,11 +183,15 @@ class Unfsd:
         self._deadline = 0.0
         self._restarts: list[tuple[float, Child]] = []
         self._wake: socket.socket | None = None
+        self._output, self._output_end = (-1, -1) if options.debug else os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._said = b""
+        self._in_background = False
         self._status = 0
 
     # ---- life
 
-    def run(self, detached: Detached | None) -> int:
+    def run(self, detached: Detached | None, *, on_ready: Callable[[int], None] | None = None) -> int:
+        """Exit status.  on_ready(port) is called when it serves.  Raises StartError."""
         self._wake = _catch_signals()
         make_private(self._statedir, mode=0o755 if os.geteuid() == 0 else 0o700)
         prctl.set_name("unfsd")
@@ -193,12 +199,15 @@ class Unfsd:
             self._start_all()
             if not self._stopping:
                 self._ready(detached)
+                if on_ready is not None:
+                    on_ready(self._port)
             while not self._finished():
                 self._turn()
         finally:
             for late in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
                 signal.signal(late, signal.SIG_IGN)
             self._end_all()
+            self._pass_on()
             self._remove_state()
         return self._status
 
@@ -209,8 +218,10 @@ class Unfsd:
 
     def _ready(self, detached: Detached | None) -> None:
         if detached is not None:
+            self._pass_on()
             log.setup("syslog", self._o.verbose, ident="unfsd")
             detached.ready()
+            self._in_background = True
         log.notice("serving %s on port %d, %d workers; call socket %s",
                    self._o.exports, self._port, self._o.workers, self._socket)
 
@@ -220,7 +231,7 @@ class Unfsd:
 
     def _turn(self) -> None:
         times = [t for t, _ in self._restarts] + ([self._deadline] if self._stopping else [])
-        self._take_signals(max(0.0, min(times) - time.monotonic()) if times else None)
+        self._wait(max(0.0, min(times) - time.monotonic()) if times else None)
         now = time.monotonic()
         due = [child for t, child in self._restarts if t <= now]
         self._restarts = [(t, child) for t, child in self._restarts if t > now]
@@ -253,7 +264,8 @@ class Unfsd:
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             child.started = time.monotonic()
-            child.pid = spawn(self._command(child), [write], ignore=(signal.SIGINT, signal.SIGQUIT), tie=True)
+            child.pid = spawn(self._command(child), [write], ignore=(signal.SIGINT, signal.SIGQUIT), tie=True,
+                              output=self._output_end)
         finally:
             os.close(write)
         try:
@@ -267,17 +279,40 @@ class Unfsd:
 
     def _first_line(self, fd: int, child: Child) -> bytes:
         """What the child writes when it serves; b"": it ended, took too long, or a signal told us to stop."""
-        assert self._wake is not None
         end = time.monotonic() + START_S
-        while not self._stopping and time.monotonic() < end:
-            readable, _, _ = select.select([fd, self._wake.fileno()], [], [], end - time.monotonic())
-            if fd in readable:
-                return os.read(fd, 64)
-            if readable:
-                self._take_signals(0)
-            if not child.pid:
-                return b""
+        while not self._stopping and child.pid and time.monotonic() < end:
+            if self._wait(end - time.monotonic(), fd):
+                line = os.read(fd, 64)
+                if line:
+                    return line
+                end = min(end, time.monotonic() + QUICK_S)  # it closed its end: its death comes, and what it said
+                fd = -1
         return b""
+
+    def _wait(self, timeout_s: float | None, fd: int = -1) -> bool:
+        """Signals are acted on, what the children say is passed on; whether `fd` can be read."""
+        assert self._wake is not None
+        watched = [each for each in (self._wake.fileno(), self._output, fd) if each >= 0]
+        readable, _, _ = select.select(watched, [], [], timeout_s)
+        if self._output in readable:
+            self._pass_on()
+        if self._wake.fileno() in readable:
+            self._take_signals()
+        return fd in readable
+
+    def _pass_on(self) -> None:
+        """Whole lines that the children said."""
+        try:
+            self._said += os.read(self._output, 65536) if self._output >= 0 else b""
+        except BlockingIOError:
+            return
+        *lines, self._said = self._said.split(b"\n")
+        for line in lines:
+            text = line.decode(errors="replace")
+            if self._in_background:
+                log.logger.warning("%s", text)
+            else:
+                print(text, file=sys.stderr)
 
     def _reap(self) -> None:
         for child in (self._nfsd, self._mountd):
@@ -308,11 +343,9 @@ class Unfsd:
 
     # ---- signals
 
-    def _take_signals(self, timeout_s: float | None) -> None:
+    def _take_signals(self) -> None:
         """Those that came; what stops us goes before the deaths that it caused."""
         assert self._wake is not None
-        if not select.select([self._wake], [], [], timeout_s)[0]:
-            return
         for came in sorted(self._wake.recv(4096), key=lambda n: n == signal.SIGCHLD):
             if came in _ACTIONS:
                 _ACTIONS[came](self)
@@ -383,13 +416,14 @@ def places(options: Options) -> tuple[Path, Path, bool]:
     $NFSSVC_SOCKET names the call socket, and the state lies beside it.  Else the socket has nfsd's default path when that is
     free, so that nfsstat finds it, and the state directory is named by the port.
     """
-    name = f"unfsd-{options.nfs_port or f'any-{os.getpid()}'}"
+    throwaway = options.throwaway or not options.nfs_port
+    name = f"unfsd-any-{os.getpid()}" if throwaway else f"unfsd-{options.nfs_port}"
     named = os.environ.get("NFSSVC_SOCKET", "")
     if named.startswith("/"):
-        return Path(named).parent / name, Path(named), not options.nfs_port
+        return Path(named).parent / name, Path(named), throwaway
     statedir = user_runtime_dir() / name
     default = paths_of(NfsdOptions()).socket
-    return statedir, default if _free(default) else statedir / "nfssvc.sock", not options.nfs_port
+    return statedir, default if _free(default) else statedir / "nfssvc.sock", throwaway
 
 
 def _free(path: Path) -> bool:

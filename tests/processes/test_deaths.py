@@ -113,6 +113,14 @@ def status_of_another(nfsd, control: int) -> dict | None:
     return status if status["control"] != control and len(status["slots"]) == 2 else None
 
 
+def test_control_half_that_hangs_is_replaced(start):
+    nfsd = start("-n", "1")
+    hung = nfsd.status()["control"]
+    os.kill(hung, signal.SIGSTOP)
+    wait_until(lambda: not alive(hung), "the hung control half is killed")
+    wait_until(lambda: pid_of(nfsd, 0), "the worker is known again")
+
+
 def replace_table(nfsd, *paths: bytes) -> None:
     exports = tuple(Export(i, path) for i, path in enumerate(paths, 1))
     nfsd.call(Nfssvc.EXPORT, pack_export_args(ExportArgs(Nxa.REPLACE, True, exports)))

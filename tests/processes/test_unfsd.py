@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.rpc import RpcFailed
 from tests.tools.servers import ServerSet, free_port, processes_of_session
 
 from .conftest import DEADLINE_S, wait_until
@@ -114,7 +115,7 @@ def test_a_daemon_that_is_killed_comes_back_and_serves(unfsd, tree, name):
 def served(server, tree: Path) -> bool:
     try:
         return mnt_status(server, tree) == 0
-    except (OSError, EOFError):
+    except (OSError, EOFError, RpcFailed):  # SYSTEM_ERR while there is no mountd
         return False
 
 
@@ -179,3 +180,28 @@ def test_unreadable_exports_file_is_status_1_and_nothing_is_left(directory):
     assert done.returncode == 1
     assert str(server.exports_file) in done.stdout
     assert not server.socket.exists()
+
+
+def test_in_the_background_the_command_returns_when_it_serves_and_term_ends_all(directory, tree):
+    """Without -d; nothing of it holds the pipe that the command was started on."""
+    server = ServerSet(directory, f"{tree} 127.0.0.1(rw,insecure)\n")
+    words = [word for word in server.command() if word != "-d"]
+    done = subprocess.run(words, env=server.environment(), capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 0, done.stderr
+    pid = int(server.pidfile.read_text())
+    try:
+        assert mnt_status(server, tree) == 0
+        assert os.getsid(pid) == pid
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not processes_of_session(pid), "all of its session ends")
+    assert not server.pidfile.exists()
+
+
+def test_in_the_background_a_bad_exports_file_is_said_on_the_terminal(directory, tree):
+    server = ServerSet(directory, f"{tree} (bogus_option)\n")
+    words = [word for word in server.command() if word != "-d"]
+    done = subprocess.run(words, env=server.environment(), capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 1
+    assert "bogus_option" in done.stderr
+    assert not server.pidfile.exists()
