@@ -49,13 +49,13 @@ def _environment_dir(variable: str) -> Path | None:
 
 
 def runtime_dir() -> Path:
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and os.access("/run", os.W_OK):  # root of a user namespace or a read-only container: as a user
         return Path("/run")
     return _environment_dir("XDG_RUNTIME_DIR") or Path(f"/tmp/nfsd-{os.geteuid()}")  # noqa: S108 checked by make_private
 
 
 def _key_dir() -> Path:
-    if os.geteuid() == 0:
+    if os.geteuid() == 0 and os.access("/var/lib", os.W_OK):
         return Path("/var/lib/nfsd")
     return (_environment_dir("XDG_STATE_HOME") or Path(os.environ.get("HOME", "/nonexistent")) / ".local/state") / "nfsd"
 
