@@ -34,7 +34,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3, random.randrange(1 << 30)])
-def test_random_clients_get_their_answers_and_nothing_breaks(program: Path, seed: int) -> None:
+@pytest.mark.parametrize("number", [1, 2, 3, None], ids=["1", "2", "3", "new"])
+def test_random_clients_get_their_answers_and_nothing_breaks(program: Path, number: int | None) -> None:
+    seed = random.randrange(1 << 30) if number is None else number  # printed when it fails
     run = subprocess.run([program, str(seed), str(STEPS)], capture_output=True, text=True, timeout=DEADLINE_S)
     assert run.returncode == 0, f"seed {seed}: {run.stdout}{run.stderr[-4000:]}"
