@@ -25,11 +25,15 @@ PORT_TAKEN = 2           # exit status
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """One address to bind: family AF_INET or AF_INET6, numeric host; a wildcard family that the host lacks is left out."""
+    """One address to bind: family AF_INET or AF_INET6, numeric host; a wildcard family that the host lacks is left out.
+
+    v6only  False only for a socket that a manager bound for both families: those that join it must be alike
+    """
 
     family: int
     host: str
     wildcard: bool
+    v6only: bool = True
 
 
 @dataclass(slots=True)
@@ -108,7 +112,8 @@ def adopt_sockets(given: list[socket.socket]) -> Sockets:
         else:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # those of the other slots join it
             made.udp.setdefault(0, []).append(sock)
-            made.binds.append(Bind(sock.family, host, False))
+            v6only = sock.family == socket.AF_INET6 and bool(sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY))
+            made.binds.append(Bind(sock.family, host, False, v6only))
     made.udp_wanted = bool(made.udp)
     return made
 
@@ -164,7 +169,7 @@ def _open_one(made: Sockets, bind: Bind, options: Options) -> None:
 def _socket(bind: Bind, kind: int) -> socket.socket:
     sock = socket.socket(bind.family, kind | socket.SOCK_NONBLOCK)
     if bind.family == socket.AF_INET6:
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, bind.v6only)
     return sock
 
 

@@ -34,6 +34,7 @@ from .options import Options as NfsdOptions
 from .paths import StartError, make_private, paths_of
 from .paths import runtime_dir as user_runtime_dir
 from .pidfile import ALREADY_RUNS, PidFile
+from .sdnotify import Notifier
 
 EXPORTS = "/etc/exports"
 START_S = 60.0           # of one child on a machine that is busy booting; names in the exports file may need DNS
@@ -186,6 +187,7 @@ class Unfsd:
         self._output, self._output_end = (-1, -1) if options.debug else os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._said = b""
         self._in_background = False
+        self._notifier = Notifier()
         self._status = 0
 
     # ---- life
@@ -224,6 +226,7 @@ class Unfsd:
             self._in_background = True
         log.notice("serving %s on port %d, %d workers; call socket %s",
                    self._o.exports, self._port, self._o.workers, self._socket)
+        self._notifier.tell(f"READY=1\nSTATUS=serving {self._o.exports} on port {self._port}")
 
     def _finished(self) -> bool:
         return bool(self._stopping) and (self._stopping > 1 or not (self._nfsd.pid or self._mountd.pid)
@@ -352,6 +355,7 @@ class Unfsd:
 
     def stop(self) -> None:
         self._stopping += 1
+        self._notifier.tell("STOPPING=1")
         self._deadline = time.monotonic() + STOP_S
         for child in (self._mountd, self._nfsd):
             if child.pid:

@@ -143,9 +143,13 @@ def test_systemd_hears_ready_watchdog_and_stopping(start, directory, monkeypatch
         assert nfsd.wait() == 0
 
 
-def test_sockets_of_socket_activation_are_served(directory):
-    """sd_listen_fds(3): LISTEN_FDS sockets from descriptor 3 on, for the process LISTEN_PID."""
-    tcp, udp = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+@pytest.mark.parametrize("family, host", [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::")])
+def test_sockets_of_socket_activation_are_served(directory, family, host):
+    """sd_listen_fds(3): LISTEN_FDS sockets from descriptor 3 on, for the process LISTEN_PID.  "::" is for both families."""
+    tcp = socket.create_server((host, 0), family=family, dualstack_ipv6=family == socket.AF_INET6)
+    udp = socket.socket(family, socket.SOCK_DGRAM)
+    if family == socket.AF_INET6:
+        udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     udp.bind(tcp.getsockname())
     read, write = os.pipe()
     pid = os.fork()
@@ -160,7 +164,7 @@ def test_sockets_of_socket_activation_are_served(directory):
         os.execv(sys.executable, [sys.executable, RUN, "serve", "-n", "2", "--no-portmap", "--statedir", str(directory / "s"),
                                   "--ready-fd", "55", "--log", "stderr"])
     try:
-        address = tcp.getsockname()
+        address = ("127.0.0.1", tcp.getsockname()[1])
         tcp.close()
         udp.close()
         os.close(write)
@@ -169,14 +173,20 @@ def test_sockets_of_socket_activation_are_served(directory):
         with socket.create_connection(address, timeout=DEADLINE_S) as sock:
             sock.sendall(b"?")
             assert sock.recv(64)
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(DEADLINE_S)
-            sock.sendto(b"?", address)
-            assert sock.recv(64)
+        slots = {datagram(address) for _ in range(32)}
+        assert slots == {b"0", b"1"}, "the datagrams are spread over the workers"
     finally:
         os.close(read)
         os.kill(pid, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def datagram(address: tuple[str, int]) -> bytes:
+    """Which slot answers a datagram from a new port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(DEADLINE_S)
+        sock.sendto(b"?", address)
+        return sock.recv(64).split()[0]
 
 
 @pytest.fixture
