@@ -5,7 +5,7 @@
 # On Debian, missing packages are installed when make runs as root; otherwise it says which are missing and stops.
 
 PYTHON ?= $(shell for p in /usr/bin/python3 python3; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && exit; done; echo /usr/bin/python3)
 CC ?= cc
 CFLAGS ?= -O2 -g
 PREFIX ?= /usr/local
