@@ -945,8 +945,8 @@ int become_searcher(struct call *c, i32 dir, const struct stat *dst)
 {
 	if (!W.root || my_serial == W.idents[c->ident].serial)
 		return 0;
-	u64 ctime = ns_of(&dst->st_ctim);
-	if (search_known(W.objs[dir].serial, my_serial, ctime) && may(c, dir, dst, X_OK) == 1)
+	/* Asked for each caller once, which makes him the one in force; from then on others can go after him. */
+	if (may(c, dir, dst, X_OK) == 1 && search_known(W.objs[dir].serial, my_serial, ns_of(&dst->st_ctim)))
 		return 0;
 	return ident_become(c->ident);
 }
