@@ -281,6 +281,8 @@ def _remove_dead(path: Path) -> None:
             return
         except OSError as exc:
             if exc.errno == errno.ECONNREFUSED:
+                if not path.is_socket():  # connect(2) says the same of any file
+                    raise StartError(f"call socket {path}: a file that is no socket is in its place") from exc
                 path.unlink(missing_ok=True)
                 return
             if exc.errno != errno.EAGAIN:  # EAGAIN: its backlog is full, so it lives

@@ -8,6 +8,7 @@ answer for DEAD_S is reported to the master.
 """
 from __future__ import annotations
 
+import errno
 import os
 import random
 import socket
@@ -26,6 +27,9 @@ from .loop import Loop
 REQUEST_S = 10.0         # a worker that answers nothing for so long hangs (attack table: no heartbeat in 10 s)
 PING_S = 3.0             # an idle worker is asked so often whether it is there
 MAX_QUEUE = 1024         # messages that wait for a slow worker: more than the connections of one burst
+MAX_HANDING = 256        # connections on their way to one worker; the kernel counts descriptors in flight against our limit
+RETRY_S = 0.05           # after too many descriptors in flight
+_FULL = (errno.EAGAIN, errno.ETOOMANYREFS, errno.ENOBUFS, errno.ENOMEM)
 
 Answer = Callable[[Message | None, list[int]], None]
 
@@ -94,7 +98,9 @@ class Slots:
         return (row[S_CONNECTIONS] if row[S_PID] == slot.pid else 0) + slot.handing
 
     def least_loaded(self) -> Slot | None:
-        ready = [s for s in self.slots.values() if s.alive and not s.draining and len(s.queue) < MAX_QUEUE]
+        """None: nobody can take one now."""
+        ready = [s for s in self.slots.values()
+                 if s.alive and not s.draining and len(s.queue) < MAX_QUEUE and s.handing < MAX_HANDING]
         return min(ready, key=lambda s: (self.load(s), s.number), default=None)
 
     # ---- talking
@@ -116,16 +122,21 @@ class Slots:
             msg, fds = slot.queue[0]
             try:
                 slot.channel.send(msg, fds)
-            except BlockingIOError:
-                break
             except OSError as exc:
+                if exc.errno in _FULL:
+                    break
                 log.logger.info("worker %d: %s", slot.number, exc.strerror)
                 self._gone(slot)
                 return
             slot.queue.popleft()
             for fd in fds:
                 os.close(fd)
-        self._loop.watch(slot.channel.fileno(), lambda: self._read(slot), (lambda: self._flush(slot)) if slot.queue else None)
+        if slot.queue:
+            self._loop.call_later(RETRY_S, lambda: self._flush_again(slot))
+
+    def _flush_again(self, slot: Slot) -> None:
+        if self.slots.get(slot.number) is slot:
+            self._flush(slot)
 
     def _read(self, slot: Slot) -> None:
         try:
