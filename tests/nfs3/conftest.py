@@ -51,6 +51,10 @@ class Exports:
 def exports() -> Iterator[Exports]:
     made = Exports.make()
     yield made
+    for folder, dirs, _ in os.walk(made.base):  # an ordinary user cannot remove what lies below mode 0
+        for name in dirs:
+            if not (path := Path(folder, name)).is_symlink():
+                path.chmod(0o700)
     shutil.rmtree(made.base)
 
 

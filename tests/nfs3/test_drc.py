@@ -210,18 +210,10 @@ def kill_workers(server: ServerSet) -> None:
 
 
 def await_new_workers(server: ServerSet, before: list[int]) -> None:
-    wait_until(lambda: len(server.worker_pids()) == len(before) and not set(server.worker_pids()) & set(before), deadline_s=10,
-               what="new workers")
-    wait_until(lambda: _serves(server), deadline_s=10, what="a reply of a new worker")
-
-
-def _serves(server: ServerSet) -> bool:
-    try:
-        with closing(server.client()) as client:
-            client.null()
-        return True
-    except (OSError, EOFError):
-        return False
+    def all_new() -> bool:
+        slots = [(slot["pid"], slot["alive"]) for slot in server.status()["slots"]]
+        return len(slots) == len(before) and all(alive and pid not in before for pid, alive in slots)
+    wait_until(all_new, deadline_s=10, what="new workers")
 
 
 @pytest.mark.kills

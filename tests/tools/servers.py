@@ -5,6 +5,7 @@ so that the tests themselves can be tried against foreign servers.
 """
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -16,6 +17,10 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
+
+from nfssvc_shim.channel import Channel
+from nfssvc_shim.flags import Nfssvc
 
 from .nfs3 import Mount, Nfs3, connect
 from .rpc import ROOT, Auth, Tcp
@@ -161,6 +166,14 @@ class ServerSet:
     def worker_pids(self) -> list[int]:
         """Pids of the workers, by their process title."""
         return [pid for pid in processes_of_session(self.pid) if re.match(r"nfsd: worker", _title(pid))]
+
+    def status(self) -> dict[str, Any]:
+        """What the control half says about the set (the STATUS message of the call socket)."""
+        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)) as sock:
+            sock.settimeout(5.0)
+            sock.connect(str(self.socket))
+            answer: dict[str, Any] = json.loads(Channel(sock).call(Nfssvc.STATUS)[0])
+            return answer
 
     def pids(self) -> list[int]:
         return processes_of_session(self.pid)
