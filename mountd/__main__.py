@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import convert, exports, lint, logs, why
 from .options import Options, parse
-from .privsep import set_title
+from .privsep import set_title, unprivileged_user
 from .service import Service
 from .sockets import Sockets, bind_all
 
@@ -44,11 +44,12 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _serve(options: Options) -> int:
-    parsed = exports.load(options.files, options.dialect)
+    parsed = exports.load(options.exports(), options.dialect)
     for diagnostic in parsed.diagnostics:
         print(f"mountd: {diagnostic}", file=sys.stderr)
     if parsed.errors:
         raise StartError(f"{len(parsed.errors)} errors in the exports; nothing is served")
+    _check_user()
     pidfile = _take_pidfile(options.pidfile)
     sockets = _bind(options)
     _make_statedir(options.statedir)
@@ -65,6 +66,15 @@ def _serve(options: Options) -> int:
     if options.pidfile:
         Path(options.pidfile).unlink(missing_ok=True)
     return 0
+
+
+def _check_user() -> None:
+    """Root needs somebody to become: better not to start than to serve strangers as root."""
+    if os.geteuid() == 0:
+        try:
+            unprivileged_user()
+        except LookupError as exc:
+            raise StartError(str(exc)) from None
 
 
 def _bind(options: Options) -> Sockets:

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 HANG_S = 60.0             # a question older than that: all threads may hang, the process is replaced
 MAX_OPEN = 16_384         # questions on the way; more wait for their next turn
 
-OnAnswer = Callable[[Question, tuple[str, ...]], None]
+OnAnswer = Callable[[Question, tuple[str, ...], bool], None]  # the bool: () is definite, there is no such name
 
 
 class Helper:
@@ -53,7 +53,7 @@ class Helper:
         self._sock = None
         failed, self._open = [q for q, _ in self._open.values()], {}
         for question in failed:
-            self.on_answer(question, ())
+            self.on_answer(question, (), False)
 
     def ask(self, question: Question) -> None:
         self._unsent.append(question)
@@ -88,10 +88,10 @@ class Helper:
         self.flush()
 
     def _answer(self, packet: bytes) -> None:
-        serial, found = parse_reply(packet)
+        serial, found, definite = parse_reply(packet)
         question, _ = self._open.pop(serial, (None, 0.0))
         if question is not None:
-            self.on_answer(question, found)
+            self.on_answer(question, found, definite)
 
     def replace_if_hanging(self) -> None:
         """Called now and then: kills a process whose oldest question is too old; the parent's SIGCHLD starts another."""
@@ -101,16 +101,20 @@ class Helper:
             os.kill(self.pid, signal.SIGKILL)
 
 
-def parse_reply(packet: bytes) -> tuple[int, tuple[str, ...]]:
-    """Serial and answer of a packet; (0, ()) for one that is none.  The process has read strangers' DNS: it is not believed."""
+def parse_reply(packet: bytes) -> tuple[int, tuple[str, ...], bool]:
+    """Serial, answer, and whether () is definite; (0, (), False) for a packet that is none.
+
+    The process has read strangers' DNS: it is not believed.
+    """
     try:
         reply = json.loads(packet)
         found = tuple(reply["answer"])
         serial = int(reply["id"])
-    except (ValueError, KeyError, TypeError):
-        return 0, ()
+        definite = reply.get("definite") is True
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return 0, (), False
     ok = len(found) <= 65_536 and all(isinstance(text, str) and 0 < len(text) <= 255 for text in found)
-    return serial, found if ok else ()
+    return (serial, found, definite) if ok else (serial, (), False)
 
 
 def _work(sock: socket.socket) -> None:
@@ -124,7 +128,7 @@ def ask_all(questions: set[Question], timeout_s: float) -> dict[Question, tuple[
     found: dict[Question, tuple[str, ...]] = {}
     waiting = set(questions)
 
-    def on_answer(question: Question, answer: tuple[str, ...]) -> None:
+    def on_answer(question: Question, answer: tuple[str, ...], _definite: bool) -> None:
         found[question] = answer
         waiting.discard(question)
 

@@ -23,7 +23,7 @@ UNSTABLE = ("overlay", "tmpfs", "fuse", "nfs", "proc", "sysfs", "ramfs")  # hand
 
 def check(options: Options) -> int:
     """Prints every error and warning to stderr; returns the number of errors, MAX_STATUS at the most."""
-    parsed = exports.load(options.files, options.dialect)
+    parsed = exports.load(options.exports(), options.dialect)
     look_over(parsed)
     if not parsed.errors:
         answers = ask_all(questions(parsed.entries), NAMES_S)

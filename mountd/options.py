@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,10 @@ class Options:
     always: Ex
     verbose: int
 
+    def exports(self) -> Sequence[str]:
+        """The files to load; looked up each time, for /etc/exports.d may have others by then."""
+        return self.files or default_files()
+
 
 def parse(argv: list[str]) -> Options:
     """Prints and exits with 2 on a wrong option."""
@@ -54,7 +59,7 @@ def parse(argv: list[str]) -> Options:
     if a.crossmnt:
         always |= Ex.CROSSMNT
     return Options(
-        files=tuple(a.files or default_files()), debug=a.debug, port=a.port, hosts=tuple(a.hosts),
+        files=tuple(a.files), debug=a.debug, port=a.port, hosts=tuple(a.hosts),
         reserved=not (a.n or a.ports_any), log_mounts=a.log, test=a.test, hide=a.hide,
         hosts_access=a.hosts_access, listen=not a.relay_only,
         transports=("tcp",) if a.tcp_only else ("udp", "tcp"), register=not a.no_portmap, portmap_port=a.portmap_port,

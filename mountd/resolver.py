@@ -1,8 +1,8 @@
 """The helper process that asks the name service, so that nobody else ever waits for it.
 
-One SEQPACKET pair.  Request {"id", "ask", "name"}, reply {"id", "answer": [...]}, each one packet of JSON; an empty answer:
-not known, or not in time.  Threads do the asking, for a resolver may block for 30 s and another name must not wait behind
-it; what the parent does not get in time it treats as pending.  Ends when the parent's end closes.
+One SEQPACKET pair.  Request {"id", "ask", "name"}, reply {"id", "answer": [...], "definite"}, each one packet of JSON; an empty
+answer: there is no such name (definite), or nobody could say.  Threads do the asking, for a resolver may block for 30 s and
+another name must not wait behind it; what the parent does not get in time it treats as pending.  Ends when the parent's end closes.
 """
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ N_THREADS = 8             # names that may hang at once
 MAX_ADDRESSES = 256       # of one name; more is no host but an attack or a mistake: no answer
 MAX_MEMBERS = 4096        # of a netgroup
 MAX_PACKET = 65_536
+_NO_SUCH_NAME = frozenset((socket.EAI_NONAME, socket.EAI_NODATA))
+_HOST_NOT_FOUND = 1       # h_errno of gethostbyaddr(3)
 _groups_lock = threading.Lock()  # setnetgrent(3) has one cursor a process
 
 
@@ -42,19 +44,26 @@ def serve(sock: socket.socket) -> None:
 def _work(work: "queue.SimpleQueue[bytes]", sock: socket.socket) -> None:
     while True:
         request = json.loads(work.get())
-        found = answer(Ask(request["ask"]), request["name"])
+        found, definite = answer(Ask(request["ask"]), request["name"])
         try:
-            sock.send(json.dumps({"id": request["id"], "answer": found}).encode())
+            sock.send(json.dumps({"id": request["id"], "answer": found, "definite": definite}).encode())
         except OSError:  # the parent is gone, or the answer is longer than a packet
             continue
 
 
-def answer(ask: Ask, name: str) -> list[str]:
-    """The answer, [] when there is none."""
+def answer(ask: Ask, name: str) -> tuple[list[str], bool]:
+    """The answer, [] when there is none, and whether that is definite: the name service knows that there is none."""
     try:
-        return _ANSWERS[ask](name)
-    except (OSError, KeyError, ValueError):
-        return []
+        found = _ANSWERS[ask](name)
+    except socket.gaierror as exc:
+        return [], exc.errno in _NO_SUCH_NAME
+    except socket.herror as exc:
+        return [], exc.errno == _HOST_NOT_FOUND
+    except (KeyError, ValueError):
+        return [], True
+    except OSError:
+        return [], False
+    return found, True
 
 
 def host_addresses(name: str) -> list[str]:

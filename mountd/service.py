@@ -202,7 +202,7 @@ class Service:
 
     def reload(self) -> None:
         """HUP.  With an error in any file the old table stays, whole."""
-        parsed = exports.load(self.o.files, self.o.dialect)
+        parsed = exports.load(self.o.exports(), self.o.dialect)
         log_all(parsed.diagnostics)
         if parsed.errors:
             log.error("%d errors: the exports stay as they were", len(parsed.errors))
@@ -235,13 +235,14 @@ class Service:
         for question in self.names.due(wanted, time.monotonic()):
             self.helper.ask(question)
 
-    def _answered(self, question: Question, answer: tuple[str, ...]) -> None:
+    def _answered(self, question: Question, answer: tuple[str, ...], definite: bool) -> None:
         """From the helper; () is a failure."""
-        changed = self.names.answered(question, answer, time.monotonic())
+        was = self.names.answers().get(question, ()) if question.ask is Ask.REVERSE else ()
+        changed = self.names.answered(question, answer, time.monotonic(), definite=definite)
         if self._loaded_s:
             if not self.names.unanswered(questions(self.entries)):
                 self._load_over()
-        elif changed and (question.ask is not Ask.REVERSE or self._matches_wildcard(answer)):
+        elif changed and (question.ask is not Ask.REVERSE or self._matches_wildcard(answer + was)):
             self._after_push += self._learning.pop(question, [])
             self.push()
         for then in self._learning.pop(question, []):
@@ -329,6 +330,7 @@ class Service:
     def learn(self, address: str, then: Callable[[], None]) -> None:
         """See broker.Server."""
         question = Question(Ask.REVERSE, address)
+        self.names.trim()
         asked = self.names.due([question], time.monotonic())
         if (not asked and question not in self._learning) or sum(map(len, self._learning.values())) >= MAX_LEARNING:
             then()
@@ -386,7 +388,7 @@ class Service:
     def _tick(self) -> None:
         self._save()
         self.helper.replace_if_hanging()
-        self._ask(questions(self.entries))
+        self._ask({*questions(self.entries), *self.names.addresses()})
         if not self.stopping:
             self.loop.call_later(TICK_S, self._tick)
 

@@ -176,7 +176,7 @@ class _Build:
         return None if why else place
 
     def _why_not(self, place: Place, options: Options) -> str:
-        if not place.is_directory:
+        if not place.is_directory and not self.b.always & Ex.REGULAR:
             return "not a directory"
         if options.mountpoint is not None and not self.b.filesystems.is_mount_point(options.mountpoint or place.path):
             return f"{printable(options.mountpoint or place.path)} is not a mount point"

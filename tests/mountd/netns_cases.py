@@ -1,5 +1,5 @@
 """Cases that need a network of their own: port 111, and an address that is not loopback.  Run by test_netns.py in new namespaces
-with an empty /run, the interface lo up, and 192.0.2.1 on it."""
+with an empty /run, a copy of /etc, the interface lo up, and 192.0.2.1 on it."""
 from __future__ import annotations
 
 import os
@@ -138,3 +138,17 @@ def test_hosts_deny_keeps_a_stranger_out_and_not_this_machine(mountd: Mountd, tr
     mountd.wait_log("refused: hosts.deny")
     with Client.tcp((STRANGER, mountd.port), MOUNT_PROGRAM, 3, timeout_s=DEADLINE_S) as client, pytest.raises(RpcError):
         client.call(Proc.EXPORT)
+
+
+def test_netgroups_are_their_hosts_and_never_everyone(mountd: Mountd, tree: Path) -> None:
+    """A member without a host means every host to innetgr(3).  Linux: @group; BSD: a bare word."""
+    Path("/etc/netgroup").write_text("lab (127.0.0.1,-,-) (no-such-host.invalid,,)\nopen (,user,)\n")
+    Path("/etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\nnetgroup: files\n")
+    mountd.start(f"{tree}/a @lab(ro,insecure)\n{tree}/b @open(rw,insecure)\n")
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+    assert mountd.mnt(os.fsencode(tree / "b"))[0] == 13
+    assert mountd.mnt(os.fsencode(tree / "a"), source="127.0.0.2")[0] == 13
+    mountd.stop()
+    mountd.start(f"{tree}/a -ro lab\n{tree}/b open\n", "-n", "--dialect", "bsd")
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+    assert mountd.mnt(os.fsencode(tree / "b"))[0] == 13

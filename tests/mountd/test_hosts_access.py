@@ -59,8 +59,9 @@ def test_files_decide_as_in_hosts_access(tmp_path: Path, allow: str | None, deny
 
 @pytest.mark.parametrize("line", [
     "ALL", "ALL ALL", "mountd", ":", "mountd:", ": ALL", "mountd: EXCEPT 192.0.2.1", "mountd: ALL EXCEPT", "mountd: 300.1.1.1",
-    "mountd: 192.0.2.0/33", "mountd: 192.0.2.0/255.0.255.0", "mountd: [2001:db8::", "mountd: [2001:db8::]/129", "mountd: /etc/file",
-    "mountd: ALL: spawn (rm -rf /)", "mountd: ALL: twist x", "mountd: 192.0.2.1 ]", "mountd: \0", "mountd: 999.", "EXCEPT: ALL"])
+    "mountd: 192.0.2.0/33", "mountd: 192.0.2.0/255.0.255.0", "mountd: [2001:db8::", "mountd: [2001:db8::]/129",
+    "mountd: /etc/file", "mountd: ALL: spawn (rm -rf /)", "mountd: ALL: twist x", "mountd: 192.0.2.1 ]", "mountd: \0",
+    "mountd: 999.", "EXCEPT: ALL"])
 def test_broken_line_denies_and_never_allows(tmp_path: Path, line: str) -> None:
     """E15: a broken deny file denies; a broken line of hosts.allow grants nothing."""
     assert not access(tmp_path, None, line + "\n").allows("mountd", "192.0.2.1")

@@ -1,4 +1,4 @@
-"""Runs netns_cases.py in network and mount namespaces of its own: loopback only, port 111 free, /run empty."""
+"""Runs netns_cases.py in network and mount namespaces of its own: loopback only, port 111 free, /run empty, a copy of /etc."""
 from __future__ import annotations
 
 import shutil
@@ -14,8 +14,10 @@ set -e
 mount -t tmpfs none /run
 ip link set lo up
 ip addr add 192.0.2.1/32 dev lo
-printf 'nameserver 127.0.0.1\\noptions timeout:5 attempts:6\\n' > /run/resolv.conf
-mount --bind /run/resolv.conf /etc/resolv.conf
+cp -a /etc /run/etc
+mount --bind /run/etc /etc
+rm -f /etc/resolv.conf
+printf 'nameserver 127.0.0.1\\noptions timeout:5 attempts:6\\n' > /etc/resolv.conf
 exec "$@"
 """
 

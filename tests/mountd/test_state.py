@@ -12,7 +12,7 @@ from mountd.atomic import escape_path, read_file, unescape_path, write_file
 from mountd.exports import parse_text
 from mountd.helper import ask_all, parse_reply
 from mountd.logs import LINES_PER_S, RateLimit
-from mountd.names import REFRESH_S, RETRY_FIRST_S, Ask, NameCache, Question, questions
+from mountd.names import MAX_ANSWERS, REFRESH_S, RETRY_FIRST_S, STALE_S, Ask, NameCache, Question, questions
 from mountd.passwords import NONCE_S, Nonces, otp_matches, parse_secret
 from mountd.rmtab import MAX_ENTRIES, MAX_PER_HOST, MountTab
 
@@ -67,6 +67,36 @@ def test_good_answer_is_kept_when_a_later_one_fails() -> None:
     assert cache.due([HOST], REFRESH_S) == [HOST]
     assert not cache.answered(HOST, (), REFRESH_S)
     assert cache.answers() == {HOST: ("192.0.2.1",)}
+
+
+def test_name_that_was_removed_goes_at_once() -> None:
+    """Its address may be another host's tomorrow."""
+    cache = NameCache()
+    cache.answered(HOST, ("192.0.2.1",), 0.0)
+    assert cache.answered(HOST, (), 1.0, definite=True)
+    assert cache.answers() == {}
+
+
+def test_good_answer_does_not_last_for_ever() -> None:
+    cache = NameCache()
+    cache.answered(HOST, ("192.0.2.1",), 0.0)
+    assert not cache.answered(HOST, (), STALE_S)
+    assert cache.answered(HOST, (), STALE_S + 1)
+
+
+def test_addresses_of_strangers_are_bounded() -> None:
+    """A flood of MNTs from many addresses, while an entry has a wildcard."""
+    cache = NameCache()
+    for i in range(MAX_ANSWERS + 100):
+        question = Question(Ask.REVERSE, f"192.0.2.{i}")
+        cache.due([question], 0.0)
+        if i < 10:
+            cache.answered(question, ("name.example.org",), 0.0)
+    cache.answered(HOST, ("192.0.2.1",), 0.0)
+    cache.trim()
+    assert len(cache.unanswered([Question(Ask.REVERSE, f"192.0.2.{i}") for i in range(10)])) == 0
+    assert HOST in cache.answers()
+    assert len(cache._states) <= MAX_ANSWERS
 
 
 def test_failed_name_is_asked_again_later_and_later() -> None:
@@ -133,18 +163,18 @@ def test_resolver_answers_hosts_users_and_addresses() -> None:
                                            ("0:", ["0", "65534"]), ("987654321", ["987654321", "65534"])])
 def test_numbers_of_users_and_groups(spec: str, ids: list[str]) -> None:
     """-2 is nobody to every BSD; a number without an account has no group of ours, above all not 0."""
-    assert resolver.answer(Ask.USER, spec) == ids
+    assert resolver.answer(Ask.USER, spec) == (ids, True)
 
 
 @pytest.mark.parametrize("packet", [b"", b"{", b"[]", b"1", b'{"id": 1}', b'{"id": "x", "answer": []}',
                                     b'{"id": 1, "answer": 5}'])
 def test_packet_of_the_resolver_that_is_none_is_nobodys(packet: bytes) -> None:
-    assert parse_reply(packet) == (0, ())
+    assert parse_reply(packet) == (0, (), False)
 
 
 @pytest.mark.parametrize("answer", ["[1]", '[""]', "[null]", '["' + "x" * 256 + '"]'])
 def test_answer_of_the_resolver_that_is_none_counts_as_failure(answer: str) -> None:
-    assert parse_reply(b'{"id": 3, "answer": ' + answer.encode() + b"}") == (3, ())
+    assert parse_reply(b'{"id": 3, "answer": ' + answer.encode() + b"}") == (3, (), False)
 
 
 # ---- the rest
