@@ -29,7 +29,7 @@ from .children import python
 from .detach import Detached, detach
 from .master import Config, Master
 from .options import USAGE, Options, UsageError, conf_of, parse, split
-from .paths import Paths, StartError, make_private, paths_of
+from .paths import Paths, StartError, check_parent, make_private, paths_of
 from .pidfile import PidFile
 from .register import reserved_socket
 from .sdnotify import Notifier, inherited_sockets
@@ -259,10 +259,11 @@ def _command(pid: int) -> bytes:
 
 def open_call_socket(path: Path) -> socket.socket:
     """The call socket, for every local user to connect; a dead predecessor's is replaced, a living one's is not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_parent(path)
     _remove_dead(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         sock.bind(str(path))
         path.chmod(0o666)
         sock.listen(CALL_BACKLOG)

@@ -70,10 +70,18 @@ def make_private(directory: Path, *, mode: int) -> None:
             directory.parent.mkdir(mode=0o700)
         directory.parent.mkdir(parents=True, exist_ok=True)
         directory.mkdir(mode=mode, exist_ok=True)
-        info, parent = directory.lstat(), directory.parent.lstat()
+        info = directory.lstat()
     except OSError as exc:
         raise StartError(f"{directory}: {exc.strerror}") from exc
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o022:
         raise StartError(f"{directory}: not a directory that belongs to uid {os.geteuid()} alone")
-    if parent.st_uid not in (0, os.geteuid()):
-        raise StartError(f"{directory.parent}: belongs to uid {parent.st_uid}, who could replace {directory.name}")
+    check_parent(directory)
+
+
+def check_parent(path: Path) -> None:
+    """StartError when somebody else could put another file in the place of `path`."""
+    info = path.parent.stat()
+    if info.st_uid not in (0, os.geteuid()):
+        raise StartError(f"{path.parent}: belongs to uid {info.st_uid}, who could replace {path.name}")
+    if info.st_mode & 0o022 and not info.st_mode & stat.S_ISVTX:
+        raise StartError(f"{path.parent}: others may write there and could replace {path.name}")

@@ -143,6 +143,8 @@ def serve(options: Options) -> int:
     if options.debug:
         os.dup2(1, 2)  # "all messages that would go to the system log go to stdout instead"
     log.setup("stderr", 1 + options.verbose, ident="unfsd")
+    if "cluster" in options.export_flags:
+        log.logger.warning("-c, -C: cluster extensions (tags(7)) are not there; files are served as they are named")
     pidfile = _pidfile(options.pidfile)
     try:
         return Unfsd(options).run(detached)
@@ -370,7 +372,7 @@ class Unfsd:
         """USR1, in unfs3's words."""
         objects, hits, misses, reads, writes = cache_counts(self._statedir / "state")
         log.logger.warning("fh entries %d access %d hit %d miss %d", objects, hits + misses, hits, misses)
-        log.logger.warning("open file descriptors: read %d, write %d", reads, writes)
+        log.logger.warning("Open file descriptors: read %d, write %d", reads, writes)
 
     # ---- what it leaves
 

@@ -96,7 +96,7 @@ def test_hup_with_a_bad_file_keeps_the_exports(unfsd, tree):
 def test_usr1_logs_handle_and_descriptor_caches(unfsd):
     os.kill(unfsd.pid, signal.SIGUSR1)
     wait_until(lambda: re.search(r"fh entries \d+ access \d+ hit \d+ miss \d+", unfsd.log()), "the handle cache's line")
-    wait_until(lambda: "open file descriptors: read " in unfsd.log().lower(), "the descriptors' line")
+    wait_until(lambda: "Open file descriptors: read " in unfsd.log(), "the descriptors' line")
 
 
 @pytest.mark.parametrize("name", ["mountd: privileged", "nfsd: master"])
@@ -110,6 +110,22 @@ def test_a_daemon_that_is_killed_comes_back_and_serves(unfsd, tree, name):
     os.kill(old, signal.SIGKILL)
     wait_until(lambda: pid() not in (0, old), f"{name} is not back")
     wait_until(lambda: served(unfsd, tree), "MNT is answered again")
+
+
+def test_handle_and_write_verifier_outlive_a_killed_master(unfsd, tree):
+    """Attack table F07: the same boot, so the same handles, and nothing unsynced was lost."""
+    root = unfsd.root(tree)
+    with unfsd_client(unfsd) as client:
+        file = client.lookup(root, b"file")
+        before = client.commit(file.fh)
+        assert (file.status, before.status) == (0, 0)
+    master = next(p for p in processes_of_session(unfsd.pid)
+                  if Path(f"/proc/{p}/cmdline").read_bytes().startswith(b"nfsd: master"))
+    os.kill(master, signal.SIGKILL)
+    wait_until(lambda: served(unfsd, tree), "MNT is answered again")
+    with unfsd_client(unfsd) as client:
+        after = client.commit(file.fh)
+    assert (after.status, after.verf) == (0, before.verf)
 
 
 def served(server, tree: Path) -> bool:
