@@ -12,6 +12,7 @@ import sys
 
 
 _WORDS = {"--make-key", "--slot", "--channel-fd", "--state-fd", "--key", "--log"}
+_SWITCHES = {"--v2", "--no-acl"}   # answer NFS version 2, too; do not answer NFS_ACL
 _NUMBERS = {"--slot", "--channel-fd", "--state-fd"}
 
 
@@ -20,11 +21,14 @@ class Options:
 
     def __init__(self, words: list[str]) -> None:
         self.words: dict[str, str] = {}
+        self.switches: set[str] = set()
         self.verbose, self.harden = 0, True
         rest = iter(words)
         for word in rest:
             if word in _WORDS:
                 self.words[word] = next(rest, "")
+            elif word in _SWITCHES:
+                self.switches.add(word)
             elif word == "--no-harden":  # keep privileges and core dumps, for debuggers
                 self.harden = False
             elif word.startswith("-v") and not word.strip("-v"):
@@ -112,7 +116,7 @@ def _serve(options: Options, key: bytes) -> int:
     if error:
         print(f"nfsd: worker {slot}: start: {os.strerror(error)}", file=sys.stderr)
         return 1
-    Worker(slot, channel, root=root).run()
+    Worker(slot, channel, root=root, v2="--v2" in options.switches).run()
     return 0
 
 

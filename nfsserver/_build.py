@@ -72,6 +72,12 @@ int vn_fsstat(struct call *c);
 int vn_fsinfo(struct call *c);
 int vn_pathconf(struct call *c);
 int vn_commit(struct call *c);
+
+int vn2_args(struct call *c);
+int vn2_create(struct call *c);
+int vn2_write(struct call *c);
+int vn2_readdir(struct call *c);
+int vn2_statfs(struct call *c);
 """
 
 # What vnode.h does not declare, for the wrappers that cffi makes.
@@ -80,7 +86,7 @@ SOURCE = """
 #include "vnode.h"
 void vn_sweep(u32, u32, u32);
 void vn_errno_table(const int *);
-""" + "\n".join(line for line in CDEF.splitlines() if line.startswith(("int vn_", "u32 vn_", "u64 *vn_", "u64 vn_", "void vn_", "int exp_",
+""" + "\n".join(line for line in CDEF.splitlines() if line.startswith(("int vn_", "int vn2_", "u32 vn_", "u64 *vn_", "u64 vn_", "void vn_", "int exp_",
                                                                      "u32 exp_", "void exp_", "i32 fs_", "int ident_get", "int drc_begin",
                                                                      "void drc_forget")))
 
@@ -90,7 +96,7 @@ ffi.cdef(CDEF)
 ffi.set_source(
     "nfsserver._vnode",
     SOURCE,
-    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users")],
+    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users", "v2")],
     include_dirs=["nfsserver", "oncrpc"],
     depends=["nfsserver/vnode.h", "nfsserver/state.h", "oncrpc/rpc.h", "oncrpc/engine.h"],
     define_macros=[("_GNU_SOURCE", "1")],

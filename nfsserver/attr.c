@@ -181,11 +181,13 @@ static void count(struct call *c, u32 status)
 {
 	u64 *row = W.row, *n = row + S_COUNTERS;
 	struct timespec t;
-	if (c->prog != 100003)
+	if (c->prog != NFS_PROGRAM)
 		return;
 	n[status ? error_place(status) : C_ERRS]++;
 	if (status)
 		n[C_RPC_ERRS]++;
+	if (c->vers == 2 && c->proc < 18)
+		row[S_V2 + c->proc]++;
 	if (c->vers != 3 || c->proc >= N_PROCS3)
 		return;
 	n[C_PROCS + c->proc]++;
@@ -224,9 +226,23 @@ static void count_shared(struct call *c, u64 bytes_read, u64 bytes_written)
 	}
 }
 
+/* No reply: the client asks again, and then it is tried again. */
+static int vn_silent(struct call *c)
+{
+	drc_forget(c);
+	c->eng->drop(c);
+	return 0;
+}
+
 int vn_close(struct call *c, u32 status)
 {
 	u64 rd = c->state == 1 ? c->word[3] : 0, wr = c->state == 2 ? c->word[3] : 0;
+	if (c->vers == 2 && c->prog == NFS_PROGRAM) {
+		int left = v2_result(c, status);
+		if (left < 0)
+			return vn_silent(c);
+		status = (u32)left;
+	}
 	count(c, status);
 	count_shared(c, rd, wr);
 	if (rd)
@@ -259,7 +275,7 @@ void vn_fail(struct call *c, u32 status)
 		return;
 	}
 	put_u32(c, status);
-	char arm = c->vers == 3 && c->prog == 100003 && c->proc < N_PROCS3 ? arms[c->proc] : '0';
+	char arm = c->vers == 3 && c->prog == NFS_PROGRAM && c->proc < N_PROCS3 ? arms[c->proc] : '0';
 	if (arm == 'p' || arm == 'l') {
 		a = stat_if(c->obj, &st);
 		put_post_op(c, c->obj, a);

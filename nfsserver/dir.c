@@ -4,7 +4,11 @@
  * the cookie verifier is always 0.  What a directory holds is kept (`struct listing`) while its ctime stands and was older than
  * 10 ms when it was read: a file system hashes and sorts all names of a directory again for every getdents64 that starts anew.
  * Names and handles of a kept listing are exact; attributes are asked for each time.  Larger directories are read from the file
- * system, piece by piece. */
+ * system, piece by piece.
+ *
+ * 32-bit clients (unfsd -3, NX_32BITCLIENTS, version 2) get 32-bit cookies: d_off itself below 2^31, as most file systems have it,
+ * else bit 31 and the upper half, which in ext4 is the hash.  Names of one hash share a cookie, and going on from it starts at the
+ * first of them, so a reply never ends between two of those. */
 #include "vnode.h"
 #include <string.h>
 #include <sys/syscall.h>
@@ -39,7 +43,28 @@ struct page {
 	int plus, strict, root, cache;
 	u32 limit, dircount, names; /* bytes of the whole result; of the names alone (READDIRPLUS), and how many there are */
 	u64 dir_ino;
+	int v2, short_cookies;
+	u64 pos;             /* short cookies: where the next entry stands, and the last end that a reply may have */
+	u8 *good_end;
+	u32 good_names;
 };
+
+/* ---- Cookies of 32 bits */
+
+#define HASHED 0x80000000u
+
+static u32 short_cookie(u64 off) { return off < HASHED ? (u32)off : HASHED | (u32)(off >> 32); }
+static u64 long_cookie(u32 cookie) { return cookie < HASHED ? cookie : (u64)(cookie & ~HASHED) << 32; }
+
+/* After an entry: may the reply end here?  Not where the next name has this one's cookie. */
+static void note_end(struct page *pg, u64 next)
+{
+	if (short_cookie(next) != short_cookie(pg->pos) && short_cookie(next) != HASHED) {
+		pg->good_end = pg->c->rep;
+		pg->good_names = pg->names;
+	}
+	pg->pos = next;
+}
 
 static u64 ns_of(const struct timespec *t) { return (u64)t->tv_sec * 1000000000u + (u64)t->tv_nsec; }
 
@@ -103,12 +128,20 @@ static int put_entry(struct page *pg, const struct dirent64_ *d, struct kept_fh 
 	if (W.exps[W.objs[pg->dir].exp].flags & EX_FILEID32)
 		ino = (u32)(ino ^ ino >> 32);
 	put_u32(c, 1);
-	put_u64(c, ino);
+	if (pg->v2)
+		put_u32(c, fold32(ino));
+	else
+		put_u64(c, ino);
 	put_opaque(c, d->name, n);
-	put_u64(c, (u64)d->off);
+	if (!pg->v2)
+		put_u64(c, pg->short_cookies ? short_cookie((u64)d->off) : (u64)d->off);
+	else
+		put_u32(c, short_cookie((u64)d->off));
 	if (pg->plus)
 		put_plus(pg, d->name, k);
 	pg->names++;
+	if (pg->short_cookies)
+		note_end(pg, (u64)d->off);
 	return 1;
 }
 
@@ -154,17 +187,19 @@ static int list_kept(struct page *pg, struct listing *l, u64 cookie)
 {
 	u32 pos = 0, i = 0;
 	l->used = 1;
-	if (cookie && cookie == l->next_cookie) {
+	if (cookie && cookie == l->next_cookie && !pg->short_cookies) {
 		pos = l->next_pos;
 		i = l->next_index;
 	} else if (cookie) {
 		const struct dirent64_ *d = NULL;
-		while (pos < l->len && (!d || (u64)d->off != cookie)) {
+		int found = 0;
+		while (pos < l->len && !found) {
 			d = (const void *)(l->data + pos);
 			pos += d->len;
 			i++;
+			found = pg->short_cookies ? short_cookie((u64)d->off) == short_cookie(cookie) : (u64)d->off == cookie;
 		}
-		if (!d || (u64)d->off != cookie)
+		if (!found)
 			return -1;
 	}
 	pg->cache = l->n < W.max_objs / 4;
@@ -219,6 +254,9 @@ static int begin(struct page *pg, const struct stat *st)
 	if (reply_open(c, pg->limit + 64))
 		return -1;
 	put_u32(c, OK);
+	pg->good_names = 0;
+	if (pg->v2)
+		return 0;
 	put_post_op(c, pg->dir, st);
 	put_u64(c, 0);
 	return 0;
@@ -226,13 +264,19 @@ static int begin(struct page *pg, const struct stat *st)
 
 static int list(struct call *c, int plus, u64 cookie, u32 dircount, u32 count)
 {
+	u32 short_cookies = c->vers == 2 || c->rights & R_CLIENTS32 || W.exps[W.objs[c->obj].exp].flags & EX_FILEID32;
+	if (short_cookies && cookie > ~0u)
+		return ERR_BAD_COOKIE;
+	if (short_cookies)
+		cookie = long_cookie((u32)cookie);
 	struct stat st, after;
 	int fd, status = obj_open(c, c->obj, 0, &fd, &st);
 	if (status)
 		return status;
 	u32 most = c->proto == RPC_UDP ? UDPMAX : DIRMAX;
 	struct page pg = { .c = c, .dir = c->obj, .plus = plus, .strict = !settled(&st), .limit = count > most ? most : count,
-			   .dircount = dircount, .root = obj_is_root(c->obj), .dir_ino = (u64)st.st_ino };
+			   .dircount = dircount, .root = obj_is_root(c->obj), .dir_ino = (u64)st.st_ino, .v2 = c->vers == 2,
+			   .short_cookies = short_cookies != 0, .pos = cookie };
 	if (pg.limit < 4 + POST + 8 + 8)
 		return ERR_TOOSMALL;
 	if (plus && become_searcher(c, c->obj, &st))
@@ -251,10 +295,15 @@ static int list(struct call *c, int plus, u64 cookie, u32 dircount, u32 count)
 		pg.strict = 1; /* a name changed under us */
 		pg.names = 0;
 		pg.dircount = dircount;
+		pg.pos = cookie;
 	}
 	W.objs[c->obj].pins--;
 	if (end < 0)
 		return err == EINVAL ? ERR_BAD_COOKIE : status_of(err);
+	if (!end && short_cookies) {
+		c->rep = pg.good_end;
+		pg.names = pg.good_names;
+	}
 	if (!end && !pg.names)
 		return ERR_TOOSMALL;
 	put_u32(c, 0);
@@ -273,6 +322,15 @@ int vn_readdir(struct call *c)
 	if ((verf && cookie) || cookie > INT64_MAX)
 		return ERR_BAD_COOKIE;
 	return list(c, 0, cookie, ~0u, count);
+}
+
+/* Version 2: cookie and count of 32 bits, at most 8 KiB. */
+int vn2_readdir(struct call *c)
+{
+	if (garbage(c, c->arg, 8))
+		return V_GARBAGE;
+	u32 count = get_u32(c->arg + 4);
+	return is_dir(c->obj) ? list(c, 0, get_u32(c->arg), ~0u, count > 8192 ? 8192 : count) : ERR_NOTDIR;
 }
 
 int vn_readdirplus(struct call *c)

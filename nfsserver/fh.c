@@ -805,13 +805,12 @@ static int open_handle(const u8 *fh, u32 len, i32 *out)
 		fs = e->fs;
 		fd = open_path_scheme(e, fh);
 	} else {
-		fs = fh[0] == 2 ? e->fs : fs_of_fsid(fh + 8);
+		fs = fs_of_fsid(fh + 8);
 		if (fs < 0)
 			return e->flags & EX_CROSSMNT ? V_FS : ERR_STALE;
 		if (fs != e->fs && !(e->flags & EX_CROSSMNT))
 			return ERR_STALE;
-		fd = fh[0] == 2 ? open_kernel_scheme(&W.fs[fs], fh[2], fh + 8, fh[3])
-				: open_kernel_scheme(&W.fs[fs], fh[2], fh + 16, fh[3]);
+		fd = open_kernel_scheme(&W.fs[fs], fh[2], fh + 16, fh[3]);
 	}
 	if (fd < 0)
 		return fh[1] & FH_PATH || errno == ESTALE || errno == EINVAL || errno == ENOENT ? ERR_STALE : status_of(errno);
@@ -838,6 +837,22 @@ static int open_handle(const u8 *fh, u32 len, i32 *out)
 	return 0;
 }
 
+/* A version 2 handle says the same as one of version 3 in fewer bytes: a file has one object, whichever way it is named. */
+static int fh3_of_fh2(const u8 *fh2, u8 fh[FH_MAX], u32 *len)
+{
+	i32 exp;
+	int status = verify(fh2, 32, &exp);
+	if (status)
+		return status;
+	memcpy(fh, fh2, 8);
+	fh[0] = 1;
+	memcpy(fh + 8, W.fs[W.exps[exp].fs].fsid, 8);
+	memcpy(fh + 16, fh2 + 8, fh2[3]);
+	seal(fh, 16u + fh2[3], W.exps[exp].salt);
+	*len = 16u + fh2[3] + FH_MAC;
+	return 0;
+}
+
 /* nfs_fh3 at *pp -> object.  0, nfsstat3, or V_*.  The export of a cached object is looked up again after each reload. */
 int gate_fh(struct call *c, const u8 **pp, i32 *out)
 {
@@ -851,6 +866,13 @@ int gate_fh(struct call *c, const u8 **pp, i32 *out)
 	*pp = p + ((len + 3) & ~3u);
 	if (len < 8 + FH_MAC)
 		return ERR_BADHANDLE;
+	u8 fh[FH_MAX];
+	if (p[0] == 2 && len == 32) {
+		int bad = fh3_of_fh2(p, fh, &len);
+		if (bad)
+			return bad;
+		p = fh;
+	}
 	i32 o = obj_find(p, len);
 	if (o >= 0) {
 		struct obj *b = &W.objs[o];
@@ -876,23 +898,24 @@ int gate_fh(struct call *c, const u8 **pp, i32 *out)
 	return status;
 }
 
-/* A version 2 handle (32 bytes) of an object: 0, or ERR_NOTSUPP where the kernel's handle is over 16 bytes or there is none. */
-int fh2_of(i32 o, u8 out[32])
+/* The version 2 handle (32 bytes) of one of version 3 that we made: 0, or ERR_NOTSUPP where the kernel's handle is over 16 bytes, there
+ * is none, or it is on another file system than the export's, for which the export id stands. */
+int fh2_of_fh3(const u8 *fh, u32 len, u8 out[32])
 {
-	const struct obj *b = &W.objs[o];
+	u32 expid;
+	memcpy(&expid, fh + 4, 4);
+	i32 exp = exp_find(ntohl(expid));
 	memset(out, 0, 32);
-	if (b->fh[0] == 2) {
-		memcpy(out, b->fh, 32);
-		return 0;
-	}
-	if (b->fh[1] & FH_PATH || b->fh[3] > 16 || b->fs != W.exps[b->exp].fs)
+	if (len < 24 || exp < 0 || fh[1] & FH_PATH || fh[3] > 16 || memcmp(fh + 8, W.fs[W.exps[exp].fs].fsid, 8))
 		return ERR_NOTSUPP;
-	memcpy(out, b->fh, 8);
+	memcpy(out, fh, 8);
 	out[0] = 2;
-	memcpy(out + 8, b->fh + 16, b->fh[3]);
-	seal(out, 24, W.exps[b->exp].salt);
+	memcpy(out + 8, fh + 16, fh[3]);
+	seal(out, 24, W.exps[exp].salt);
 	return 0;
 }
+
+int fh2_of(i32 o, u8 out[32]) { return fh2_of_fh3(W.objs[o].fh, W.objs[o].fhlen, out); }
 
 /* ---- What a credential may do with an object: asked of the kernel as the caller, kept while the ctime stands. */
 

@@ -34,7 +34,7 @@ static int apply_grant(struct call *c, i32 o)
 	if (!(g->rights & R_INSECURE_OK) && c->port >= 1024 && c->proto != RPC_LOCAL)
 		return ERR_PERM;
 	if (e->flags & EX_OFFLINE)
-		return ERR_JUKEBOX;
+		return c->vers == 2 && c->prog == NFS_PROGRAM ? ERR_STALE : ERR_JUKEBOX;
 	c->ident = g->ident;
 	c->rights = g->rights;
 	c->exp = e->row + 1;

@@ -6,10 +6,10 @@ its entry before the first system call.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from oncrpc.server import NULL, Procedure, Program, Raw
+from oncrpc.server import NULL, Procedure, Raw
 
 from ._vnode import lib
 from .exports import READONLY
@@ -59,9 +59,9 @@ def commit(op: Op, answer: Answer) -> Raw:
     return row
 
 
-def nfs3(answer: Answer) -> Program:
-    """Program 100003 version 3, in the order of the procedures' numbers."""
-    table = [
+def nfs3(answer: Answer) -> Sequence[Procedure | None]:
+    """Version 3 of program 100003, in the order of the procedures' numbers."""
+    return [
         NULL,
         Procedure("GETATTR", raw=query(lib.vn_getattr, answer)),
         Procedure("SETATTR", raw=change(lib.vn_setattr, answer)),
@@ -85,4 +85,3 @@ def nfs3(answer: Answer) -> Program:
         Procedure("PATHCONF", raw=query(lib.vn_pathconf, answer)),
         Procedure("COMMIT", raw=commit(lib.vn_commit, answer)),
     ]
-    return Program(NFS_PROGRAM, {3: table})

@@ -151,6 +151,7 @@ int become_searcher(struct call *c, i32 dir, const struct stat *dst);
 int obj_is_root(i32 o);
 i32 fs_of_dev(u64 dev);
 int fh2_of(i32 o, u8 out[32]);
+int fh2_of_fh3(const u8 *fh, u32 len, u8 out[32]);
 void obj_close_data(i32 o);
 int ident_adopt(u32 serial, u32 uid, u32 gid, u32 n, const u32 *gids);
 i32 obj_find(const u8 *fh, u32 len);
@@ -198,6 +199,14 @@ void put_fh(struct call *c, i32 o);
 int vn_close(struct call *c, u32 status);   /* counts, stores into the DRC, ends the reply; returns 0 */
 int garbage(const struct call *c, const u8 *p, size_t need);
 
+/* v2.c */
+#define NFS_PROGRAM 100003u
+int v2_result(struct call *c, u32 status);
+u32 fold32(u64 v);
+int vn_create(struct call *c);
+int vn_mknod(struct call *c);
+int vn_write(struct call *c);
+
 /* pool.c */
 int pool_start(int threads);
 int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st);
@@ -207,6 +216,7 @@ void verifier_change(void);
 
 /* drc.c */
 void drc_store(struct call *c);
+void drc_forget(struct call *c);
 void drc_note(struct call *c, u64 note);
 pthread_mutex_t *dir_lock(u64 dev, u64 ino);
 void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, pthread_mutex_t **a, pthread_mutex_t **b);

@@ -32,12 +32,13 @@ from nfssvc_shim.records import (
     unpack_nfsd_args,
 )
 from oncrpc._rpc import lib as rpc
-from oncrpc.server import Limits, Raw, Server
+from oncrpc.server import Limits, Program, Raw, Server
 from oncrpc.xdr import Packer, Unpacker, XdrError
 
 from ._vnode import ffi, lib
 from .exports import DENIED, Table
-from .procs import Call, nfs3
+from .procs import NFS_PROGRAM, Call, nfs3
+from .procs2 import nfs2
 from .relay import MountRelay
 from .status import Nfsstat3, errno_table
 
@@ -58,14 +59,15 @@ _JUKEBOX, _STALE = int(Nfsstat3.JUKEBOX), int(Nfsstat3.STALE)
 class Worker:
     """One slot's server.  run() returns when it was told to stop."""
 
-    def __init__(self, slot: int, channel: Channel, *, root: bool) -> None:
+    def __init__(self, slot: int, channel: Channel, *, root: bool, v2: bool = False) -> None:
         self.slot, self.root = slot, root
         self.table = Table()
         self._channel = channel
         self._state = lib.vn_state()
         self._row = lib.vn_row()
         self._stopping = False
-        self._server = Server([nfs3(self._answer)], limits=Limits())
+        versions = {2: nfs2(self._answer)} if v2 else {}
+        self._server = Server([Program(NFS_PROGRAM, {**versions, 3: nfs3(self._answer)})], limits=Limits())
         self._relay = MountRelay(self._server)
         self._server.on_finished = self._finished
         self._special: dict[int, Callable[[Call, Raw], None]] = {

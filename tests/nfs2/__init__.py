@@ -1,0 +1,1 @@
+"""NFS version 2."""
