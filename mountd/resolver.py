@@ -2,7 +2,8 @@
 
 One SEQPACKET pair.  Request {"id", "ask", "name"}, reply {"id", "answer": [...], "definite"}, each one packet of JSON; an empty
 answer: there is no such name (definite), or nobody could say.  Threads do the asking, for a resolver may block for 30 s and
-another name must not wait behind it; what the parent does not get in time it treats as pending.  Ends when the parent's end closes.
+another name must not wait behind it; what the parent does not get in time it treats as pending.  Ends when the parent's end
+closes.
 """
 from __future__ import annotations
 

@@ -32,12 +32,12 @@ from oncrpc.xdr import Unpacker, XdrError
 
 from . import exports, network, registrar
 from .atomic import read_file, write_file
-from .broker import Broker
+from .broker import Answer, Broker
 from .callsock import CallSocket
 from .exports_model import Diagnostic, Entry
 from .exptab import ExportIds
 from .filesystems import FileSystems
-from .halves import ATTACH, CALL, SERVING, unpack_mount_call
+from .halves import ATTACH, CALL, SERVING, MountCall, unpack_mount_call
 from .helper import Helper
 from .names import Ask, NameCache, Question, questions
 from .options import Options
@@ -54,6 +54,7 @@ LOAD_WAIT_S = 2.0         # a load waits so long for names; later ones come with
 LEARN_S = 5.0             # a MNT waits so long for the name of its client's address
 GETFH_WAIT_S = 10.0       # a MNT waits so long for a server that is away
 RESPAWN_S = 1.0
+MAX_HELD = 256            # calls that wait for the first table; the oldest are dropped, their clients ask again
 MAX_LEARNING = 256        # MNTs that wait for names
 MAX_LOGGED = 100          # warnings of one load in the log
 
@@ -86,6 +87,7 @@ class Service:
         self._loaded_s = 0.0
         self._first_mistake = True
         self._learning: dict[Question, list[Callable[[], None]]] = {}
+        self._held: list[tuple[MountCall, Answer]] = []
         self._after_push: list[Callable[[], None]] = []
 
     # ---- start and end
@@ -282,6 +284,9 @@ class Service:
             return
         self.broker.table = table
         self._in_force = self._server_has_table = True
+        held, self._held = self._held, []
+        for call, answer in held:
+            self.broker.handle(call, answer)
         after, self._after_push = self._after_push, []
         for then in after:
             then()
@@ -381,7 +386,11 @@ class Service:
             log.error("the network half asks nonsense: %s", exc)
             answer(AcceptStat.SYSTEM_ERR, b"")
             return
-        self.broker.handle(call, answer)
+        if self._in_force:
+            self.broker.handle(call, answer)
+        else:  # after a start: nobody is refused by a table that is not there yet
+            del self._held[:max(0, len(self._held) - MAX_HELD + 1)]
+            self._held.append((call, answer))
 
     # ---- now and then
 

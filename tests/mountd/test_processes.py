@@ -13,6 +13,7 @@ from mountd.mount import Proc
 from mountd.showmount import unpack_exports, unpack_mountlist
 from nfssvc_shim.flags import Nx
 from oncrpc.message import AcceptStat, RpcError, pack_call, pack_relay, unpack_relay_reply, unpack_reply
+from oncrpc.record import pack_record
 
 from .conftest import TREE, Mountd, children_of, string, title, wait_until
 from .peer import Peer
@@ -248,3 +249,40 @@ def test_pathconf_of_version_2(mountd: Mountd, tree: Path) -> None:
     assert len(good) == len(bad) == 40
     assert int.from_bytes(good[12:16], "big") == 255   # name_max
     assert (good[32:36], bad[:4], bad[32:36]) == (bytes(4), bytes(4), b"\0\0\x01\xff")
+
+
+def test_call_before_the_first_table_waits_for_it(mountd: Mountd, tree: Path) -> None:
+    """A client that asks while mountd starts is not refused by a table that is not there yet."""
+    assert mountd.peer is not None
+    mountd.peer.refuse = 11  # EAGAIN: the server is not ready for a table
+    mountd.exports.write_text(f"{tree}/a *(ro,insecure)\n")
+    process = subprocess.Popen(mountd.command("--no-portmap", "-h", "127.0.0.1", "-p", str(port := _free_port())), cwd=TREE,
+                               stderr=subprocess.DEVNULL)
+    try:
+        mountd.port = port
+        wait_until(lambda: _accepts(port), "the port")
+        with mountd.client() as client:
+            client.sock.sendall(pack_record(pack_call(9, 100005, 3, Proc.MNT, string(os.fsencode(tree / "a")))))
+            client.sock.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                client.sock.recv(4)
+            mountd.peer.refuse = 0
+            client.sock.settimeout(15.0)
+            assert unpack_reply(client.sock.recv(4096)[4:])[1][:4] == bytes(4)
+    finally:
+        process.terminate()
+        assert process.wait(15) == 0
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
