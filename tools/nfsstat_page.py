@@ -12,7 +12,7 @@ LONG = 40   # lines of one output that are shown
 SHOWN = (
     ("The server, in macOS' layout", "-s"),
     ("Exported directories", "-e"),
-    ("Active users", "-u -n net"),
+    ("Active users", "-u -n net -n user"),
     ("Replies by status", "-E"),
     ("Workers", "-W"),
     ("Latency", "-L"),
