@@ -23,7 +23,7 @@ from nfssvc_shim.channel import Channel
 from nfssvc_shim.flags import Nfssvc
 
 from .nfs3 import Mount, Nfs3, connect
-from .rpc import ROOT, Auth, Tcp
+from .rpc import ROOT, Auth, RpcFailed, Tcp
 
 TREE = Path(__file__).resolve().parents[2]
 START_S = 20.0   # start of all processes on a busy machine
@@ -135,7 +135,7 @@ class ServerSet:
                 Nfs3(transport).null()
             with closing(Tcp(("127.0.0.1", self.mount_port), timeout_s=2.0)) as transport:
                 return bool(Mount(transport).export())
-        except (OSError, EOFError):
+        except (OSError, EOFError, RpcFailed):  # RpcFailed: NFS is served already, mountd not yet
             return False
 
     def log(self) -> str:
