@@ -16,6 +16,7 @@ from tests.tools.servers import OURS, ServerSet
 
 ANON_UID, ANON_GID = 65534, 65533   # of the squashing exports; different, so that a mixed-up pair shows
 ME = auth_sys(os.geteuid(), os.getegid())
+CRED = ROOT if os.geteuid() == 0 else ME   # who the tests are, as a client says it
 
 
 @dataclass
@@ -103,7 +104,7 @@ def make_spot(server: ServerSet, export: Path, nfs: Nfs3, root: bytes, mode: int
 @pytest.fixture
 def nfs(server: ServerSet) -> Iterator[Nfs3]:
     """A connection as root; as the tests' own user where they do not run as root."""
-    client = server.client(ROOT if os.geteuid() == 0 else ME)
+    client = server.client(CRED)
     yield client
     client.close()
 

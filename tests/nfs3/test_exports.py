@@ -26,10 +26,9 @@ from tests.tools.nfs3 import (
 from tests.tools.rpc import ROOT
 from tests.tools.servers import ServerSet, wait_until
 
-from .conftest import ME, Exports, Spot
+from .conftest import CRED, Exports, Spot
 
 WRITES = ACCESS_MODIFY | ACCESS_EXTEND | ACCESS_DELETE
-CRED = ROOT if os.geteuid() == 0 else ME
 
 CHANGES: dict[str, Callable[[Nfs3, bytes, bytes], Res]] = {
     "SETATTR": lambda nfs, top, fh: nfs.setattr(fh, Sattr3(mode=0o600)),
