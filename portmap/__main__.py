@@ -20,6 +20,7 @@ import syslog
 from dataclasses import dataclass, field
 
 from oncrpc.client import RpcTimeout
+from oncrpc.hosts_access import HostsAccess
 from oncrpc.message import RpcError
 from oncrpc.pmap import PMAP_PORT, PMAP_PROG, SOCKETS, Pmap, Rpcb, universal_address
 from oncrpc.server import Limits, Server
@@ -67,6 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-w", dest="warm", metavar="FILE", help="keep registrations in FILE over restarts")
     parser.add_argument("-u", dest="user", metavar="USER", help="become USER instead of _portmap or daemon")
     parser.add_argument("-i", dest="pidfile", metavar="FILE", help="write the process number to FILE")
+    parser.add_argument("--hosts-access", metavar="DIR", default="/etc", help="where hosts.allow and hosts.deny are (/etc)")
     parser.add_argument("--ready-fd", type=int, metavar="N", help="write `READY port' to descriptor N when serving")
     return parser.parse_args(argv)
 
@@ -119,7 +121,8 @@ def serve(options: argparse.Namespace, sockets: Sockets, warm: WarmStart | None,
     table = Table(guarded=starter == 0)
     table.add_own(sockets.entries)
     server = Server(limits=Limits(max_record=MAX_RECORD))
-    service = Service(table, reserved_below=reserved_ports(), trusted_uids=frozenset({0, starter}), verbose=options.log)
+    service = Service(table, hosts=HostsAccess(options.hosts_access), reserved_below=reserved_ports(),
+                      trusted_uids=frozenset({0, starter}), verbose=options.log)
     if warm is not None:
         _use_warm_start(server, service, warm)
     server.add(service.program())

@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from oncrpc.hosts_access import HostsAccess
 from oncrpc.message import AcceptStat, AuthStat, RpcError
 from oncrpc.pmap import (
     NETIDS,
@@ -64,13 +65,16 @@ class _Sparing:
 class Service:
     """One port mapper: its table and its counts."""
 
-    def __init__(self, table: Table, *, reserved_below: int = 1024, trusted_uids: frozenset[int] = frozenset({0}),
+    def __init__(self, table: Table, *, hosts: HostsAccess | None = None, reserved_below: int = 1024,
+                 trusted_uids: frozenset[int] = frozenset({0}),
                  verbose: bool = False, changed: Callable[[], None] = lambda: None) -> None:
-        """reserved_below  source ports that only root can bind on this machine
+        """hosts           hosts.allow and hosts.deny, asked about everyone who is not on this machine
+        reserved_below  source ports that only root can bind on this machine
         trusted_uids    privileged over the unix socket: root, and who started us
         changed         called after each change of the table
         """
         self.table, self.changed, self.verbose = table, changed, verbose
+        self.hosts = hosts
         self._sparing = _Sparing()
         self.reserved_below, self.trusted_uids = reserved_below, trusted_uids
         self.counts = {vers: [0] * STAT_PROCS for vers in STAT_VERSIONS}
@@ -93,12 +97,21 @@ class Service:
         """Counts, and holds back what would make us an amplifier: over UDP a stranger gets no more bytes than it sent."""
         def row(request: Request) -> object:
             self.counts[request.vers][request.proc] += 1
+            if self.hosts is not None and not request.is_local and not self.hosts.allows("portmap", request.address):
+                self._keep_out(request)
+                return None
             results = handler(request)
             if isinstance(results, bytes) and request.proto == UDP and REPLY_HEADER + len(results) > request.size \
                     and not request.is_local:
                 return None
             return results
         return row  # type: ignore[return-value]
+
+    def _keep_out(self, request: Request) -> None:
+        """A host that hosts.deny names: silence over UDP, AUTH_TOOWEAK over TCP."""
+        self._sparing.log(logging.WARNING, "call from %s refused by hosts.allow and hosts.deny", request.address)
+        if request.proto != UDP:
+            raise RpcError(auth_stat=AuthStat.AUTH_TOOWEAK)
 
     # ---- who asks
 

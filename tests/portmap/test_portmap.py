@@ -191,6 +191,23 @@ def test_unprivileged_port_may_not_take_a_reserved_one(portmap: Portmap) -> None
         assert privileged.unset(7, 1)
 
 
+def test_host_that_hosts_deny_names_gets_nothing_and_loopback_everything(start: Callable[..., Portmap], tmp_path: Path) -> None:
+    """hosts_access(5); attack row P07.  The file is read again when it changes."""
+    address = other_address()
+    one = start("--hosts-access", str(tmp_path))
+    args = pack_mapping(Mapping(PMAP, 2, 6, 0))
+    with Client.tcp((address, one.port), PMAP, 2) as tcp:
+        assert tcp.call(3, args) == one.port.to_bytes(4, "big")
+        (tmp_path / "hosts.deny").write_text("portmap: ALL\n")
+        with pytest.raises(RpcError) as caught:
+            tcp.call(3, args)
+        assert caught.value.auth_stat == AuthStat.AUTH_TOOWEAK
+    with Client.udp((address, one.port), PMAP, 2) as udp, pytest.raises(RpcTimeout):
+        udp.call(3, args, timeout_s=0.2)
+    with Pmap(port=one.port) as pmap:
+        assert pmap.getport(PMAP, 2, 6) == one.port
+
+
 def test_flood_of_refused_calls_is_few_lines(portmap: Portmap) -> None:
     """Attack row E19, for this daemon."""
     tcp = Tcp((other_address(), portmap.port))
