@@ -116,7 +116,7 @@ def _serve(options: Options, key: bytes) -> int:
     if error:
         print(f"nfsd: worker {slot}: start: {os.strerror(error)}", file=sys.stderr)
         return 1
-    Worker(slot, channel, root=root, v2="--v2" in options.switches).run()
+    Worker(slot, channel, root=root, v2="--v2" in options.switches, acl="--no-acl" not in options.switches).run()
     return 0
 
 

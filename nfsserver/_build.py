@@ -73,6 +73,9 @@ int vn_fsinfo(struct call *c);
 int vn_pathconf(struct call *c);
 int vn_commit(struct call *c);
 
+int vn_getacl(struct call *c);
+int vn_setacl(struct call *c);
+
 int vn2_args(struct call *c);
 int vn2_create(struct call *c);
 int vn2_write(struct call *c);
@@ -96,7 +99,7 @@ ffi.cdef(CDEF)
 ffi.set_source(
     "nfsserver._vnode",
     SOURCE,
-    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users", "v2")],
+    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users", "v2", "acl")],
     include_dirs=["nfsserver", "oncrpc"],
     depends=["nfsserver/vnode.h", "nfsserver/state.h", "oncrpc/rpc.h", "oncrpc/engine.h"],
     define_macros=[("_GNU_SOURCE", "1")],

@@ -181,6 +181,8 @@ static void count(struct call *c, u32 status)
 {
 	u64 *row = W.row, *n = row + S_COUNTERS;
 	struct timespec t;
+	if (c->prog == ACL_PROGRAM && c->proc < 8)
+		row[S_ACL + c->proc]++;
 	if (c->prog != NFS_PROGRAM)
 		return;
 	n[status ? error_place(status) : C_ERRS]++;
@@ -237,7 +239,7 @@ static int vn_silent(struct call *c)
 int vn_close(struct call *c, u32 status)
 {
 	u64 rd = c->state == 1 ? c->word[3] : 0, wr = c->state == 2 ? c->word[3] : 0;
-	if (c->vers == 2 && c->prog == NFS_PROGRAM) {
+	if (c->vers == 2) {
 		int left = v2_result(c, status);
 		if (left < 0)
 			return vn_silent(c);
@@ -275,7 +277,7 @@ void vn_fail(struct call *c, u32 status)
 		return;
 	}
 	put_u32(c, status);
-	char arm = c->vers == 3 && c->prog == NFS_PROGRAM && c->proc < N_PROCS3 ? arms[c->proc] : '0';
+	char arm = c->vers != 3 ? '0' : c->prog == ACL_PROGRAM ? 'p' : c->proc < N_PROCS3 ? arms[c->proc] : '0';
 	if (arm == 'p' || arm == 'l') {
 		a = stat_if(c->obj, &st);
 		put_post_op(c, c->obj, a);

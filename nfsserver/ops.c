@@ -50,7 +50,7 @@ static int change_fail(struct call *c, struct change *ch, u32 status)
 static int is_async(const struct call *c) { return W.exps[W.objs[c->obj].exp].flags & EX_ASYNC; }
 
 /* A descriptor of `o` that fsync() takes, opened as this process if need be; -1: there is none (symlinks, devices). */
-static int sync_fd(i32 o)
+int sync_fd(i32 o)
 {
 	struct obj *b = &W.objs[o];
 	char buf[32];

@@ -22,7 +22,9 @@ enum { GETATTR = 1, SETATTR = 2, LOOKUP = 4, READLINK = 5, READ = 6, WRITE = 8, 
 
 struct turn { const u8 *in, *end; u8 *out; };
 
-static u8 scratch[MAXDATA + 2 * (MAXNAME + FHSIZE) + 256]; /* one call at a time: whoever waits has copied it */
+#define MAX_ACL (4 + 2 * (8 + 12 * 1024u)) /* SETACL with all its entries */
+
+static u8 scratch[MAX_ACL + MAXDATA]; /* one call at a time: whoever waits has copied it */
 
 static int lacks(const struct turn *t, size_t n) { return (size_t)(t->end - t->in) < n; }
 
@@ -250,11 +252,21 @@ static int turn(struct turn *t, u32 proc)
 	}
 }
 
+/* NFS_ACL version 2: a fhandle, the rest is the same. */
+static int turn_acl(struct turn *t)
+{
+	if (turn_fh(t) || t->end - t->in > (long)MAX_ACL)
+		return V_GARBAGE;
+	memcpy(t->out, t->in, (size_t)(t->end - t->in));
+	t->out += t->end - t->in;
+	return 0;
+}
+
 /* Once for each call, before the gate.  0, an nfsstat, V_GARBAGE. */
 int vn2_args(struct call *c)
 {
 	struct turn t = { c->arg, c->end, scratch };
-	int status = turn(&t, c->proc);
+	int status = c->prog == ACL_PROGRAM ? turn_acl(&t) : turn(&t, c->proc);
 	if (status)
 		return status;
 	c->arg = scratch;
@@ -391,9 +403,25 @@ static int put_data2(struct call *c, const u8 *p, int is_read)
 	return 0;
 }
 
-static int put_result2(struct call *c)
+/* NFS_ACL: post_op_attr is fattr, the rest stays.  Its GETATTR is that of NFS. */
+static int put_acl2(struct call *c, const u8 *p, const u8 *end)
+{
+	if (c->proc == 3) {
+		put_fattr2(c, p);
+		return 0;
+	}
+	if (put_post2(c, &p))
+		return -1;
+	memmove(c->rep, p, (size_t)(end - p));
+	c->rep += end - p;
+	return 0;
+}
+
+static int put_result2(struct call *c, const u8 *end)
 {
 	const u8 *p = c->res + 4;
+	if (c->prog == ACL_PROGRAM)
+		return put_acl2(c, p, end);
 	switch (c->proc) {
 	case GETATTR: put_fattr2(c, p); return 0;
 	case SETATTR: return put_wcc2(c, p);
@@ -410,14 +438,15 @@ int v2_result(struct call *c, u32 status)
 {
 	if (status == ERR_JUKEBOX)
 		return -1;
-	if (!status && (c->proc == READDIR || c->proc == STATFS))
+	if (!status && c->prog == NFS_PROGRAM && (c->proc == READDIR || c->proc == STATFS))
 		return 0;
-	if (!status && c->proc == WRITE && c->word[3] != c->rights >> ASKED)
+	if (!status && c->prog == NFS_PROGRAM && c->proc == WRITE && c->word[3] != c->rights >> ASKED)
 		status = ERR_NOSPC; /* part of it was written, which there is no way to say */
+	const u8 *end = c->rep;
 	c->rep = c->res;
 	status = status ? stat_of(status) : OK;
 	put_u32(c, status);
-	if (!status && put_result2(c)) {
+	if (!status && put_result2(c, end)) {
 		c->rep = c->res;
 		put_u32(c, status = ERR_IO);
 	}

@@ -46,7 +46,7 @@ enum { OK = 0, ERR_PERM = 1, ERR_NOENT = 2, ERR_IO = 5, ERR_NXIO = 6, ERR_ACCES 
        ERR_TOOSMALL = 10005, ERR_SERVERFAULT = 10006, ERR_BADTYPE = 10007, ERR_JUKEBOX = 10008 };
 
 /* Flags of an export: nfssvc_shim.flags.Ex. */
-enum { EX_ASYNC = 1, EX_CROSSMNT = 2, EX_REMOVABLE = 4, EX_SUBTREE = 8, EX_PATHFH = 0x20, EX_NORDIRPLUS = 0x40, EX_OFFLINE = 0x100,
+enum { EX_ASYNC = 1, EX_CROSSMNT = 2, EX_REMOVABLE = 4, EX_SUBTREE = 8, EX_PATHFH = 0x20, EX_NORDIRPLUS = 0x40, EX_OFFLINE = 0x100, EX_NOACL = 0x200,
        EX_READABLE_EXEC = 0x400, EX_SINGLEUSER = 0x800, EX_FILEID32 = 0x1000, EX_BRUTEFORCE = 0x2000, EX_REGULAR = 0x4000 };
 
 /* call.rights: what the grant says. */
@@ -186,6 +186,7 @@ static inline int is_dots(const char *name) { return name[0] == '.' && (!name[1]
 /* ops.c */
 void finish_read(struct call *c, u64 offset, u32 n, const struct stat *st);
 int finish_commit(struct call *c);
+int sync_fd(i32 o);
 
 /* attr.c */
 struct sattr { u8 set_mode, set_uid, set_gid, set_size, atime, mtime; u32 mode, uid, gid; u64 size; struct timespec at, mt; };
@@ -201,6 +202,7 @@ int garbage(const struct call *c, const u8 *p, size_t need);
 
 /* v2.c */
 #define NFS_PROGRAM 100003u
+#define ACL_PROGRAM 100227u
 int v2_result(struct call *c, u32 status);
 u32 fold32(u64 v);
 int vn_create(struct call *c);

@@ -36,6 +36,7 @@ from oncrpc.server import Limits, Program, Raw, Server
 from oncrpc.xdr import Packer, Unpacker, XdrError
 
 from ._vnode import ffi, lib
+from .acl import nfs_acl
 from .exports import DENIED, Table
 from .procs import NFS_PROGRAM, Call, nfs3
 from .procs2 import nfs2
@@ -59,7 +60,7 @@ _JUKEBOX, _STALE = int(Nfsstat3.JUKEBOX), int(Nfsstat3.STALE)
 class Worker:
     """One slot's server.  run() returns when it was told to stop."""
 
-    def __init__(self, slot: int, channel: Channel, *, root: bool, v2: bool = False) -> None:
+    def __init__(self, slot: int, channel: Channel, *, root: bool, v2: bool = False, acl: bool = True) -> None:
         self.slot, self.root = slot, root
         self.table = Table()
         self._channel = channel
@@ -68,6 +69,8 @@ class Worker:
         self._stopping = False
         versions = {2: nfs2(self._answer)} if v2 else {}
         self._server = Server([Program(NFS_PROGRAM, {**versions, 3: nfs3(self._answer)})], limits=Limits())
+        if acl:
+            self._server.add(nfs_acl(self._answer, v2=v2))
         self._relay = MountRelay(self._server)
         self._server.on_finished = self._finished
         self._special: dict[int, Callable[[Call, Raw], None]] = {

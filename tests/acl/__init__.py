@@ -1,0 +1,1 @@
+"""NFS_ACL, default ACLs, setgid and sticky directories."""
