@@ -2,8 +2,8 @@
 
 Theory of operation: a sample every few seconds; rates are the difference of two samples by the time between them; a
 restart or ZEROSTATS gives a gap, never a negative number.  The screen is drawn by rich (extra `screen`); where standard output
-is no terminal, plain lines come instead, one block an interval.  Keys as in top(1): q ends, o c p w put the busiest operations,
-clients... first by that column, + and - change the interval, space asks now.
+is no terminal, plain lines come instead, one block an interval.  Keys as in top(1): q ends, o r w sort exports and clients by
+calls, bytes read and bytes written, + and - change the interval, any other key asks now.
 """
 from __future__ import annotations
 
@@ -147,7 +147,8 @@ def headline(view: View) -> str:
 # ---- the screen
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, expand=True, pad_edge=False, title_style="bold")
+    table = Table(title=title, title_justify="left", box=None, expand=True, pad_edge=False, title_style="bold green",
+                  header_style="dim")
     for place, column in enumerate(columns):
         table.add_column(column, justify="left" if place == 0 else "right", no_wrap=True, overflow="ellipsis")
     return table
@@ -183,9 +184,10 @@ def _calls(words: Sequence[int]) -> int:
 
 
 def screen(view: View, naming: Naming) -> Group:
-    return Group(Panel(headline(view), title="nfsstat top", subtitle="q quit  o r w sort by calls, reads, writes  + - interval"),
-                 procedures_table(view), rates_table("Exports", export_rates(view)),
-                 rates_table("Clients", client_rates(view, naming)), workers_table(view))
+    keys = "q quit  o r w sort by calls, reads, writes  + - interval"
+    tables = (procedures_table(view), rates_table("Exports", export_rates(view)),
+              rates_table("Clients", client_rates(view, naming)), workers_table(view))
+    return Group(Panel(headline(view), title="nfsstat top", subtitle=keys), *(part for table in tables for part in (table, "")))
 
 
 # ---- the loops
