@@ -31,13 +31,14 @@ from oncrpc.xdr import XdrError
 
 from . import exptab
 from .callsock import Client
-from .slots import Slot
+from .slots import REQUEST_S, Slot
 
 if TYPE_CHECKING:
     from .control import Control
 
 VERSION = "0.1.0"
 RESIZE_S = 8.0           # until `nfsd -n N update` is told that workers are still coming or draining
+AGAIN_S = 0.05           # while no worker lives
 TRIES = 2                # a worker that dies over a question is not the only one
 
 
@@ -110,16 +111,20 @@ class Calls:
         unpack_fhopen_args(msg.body)
         self._forward(client, msg, TRIES)
 
-    def _forward(self, client: Client, msg: Message, tries: int) -> None:
-        """To the least loaded worker; its answer goes back, with its descriptors."""
-        slot = self._control.slots.least_loaded()
+    def _forward(self, client: Client, msg: Message, tries: int, deadline: float = 0.0) -> None:
+        """To a worker; its answer goes back, with its descriptors.  While none lives the question waits: one is on its way."""
+        deadline = deadline or time.monotonic() + REQUEST_S
+        slot = self._control.slots.any_alive()
+        if slot is None and client.open and time.monotonic() < deadline:
+            self._control.loop.call_later(AGAIN_S, lambda: self._forward(client, msg, tries, deadline))
+            return
         if slot is None or not tries:
             self._reply(client, msg, errno=errno.EAGAIN)
             return
 
         def answered(answer: Message | None, fds: list[int]) -> None:
             if answer is None:
-                self._forward(client, msg, tries - 1)
+                self._forward(client, msg, tries - 1, deadline)
             else:
                 self._reply(client, msg, answer.body, errno=answer.errno, fds=fds)
 

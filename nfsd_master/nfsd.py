@@ -88,6 +88,7 @@ def serve(options: Options, worker: WorkerCommand | None = None) -> int:
     notifier, given = Notifier(), inherited_sockets()
     detached = None if options.foreground or given else detach()
     _raise_descriptor_limit()
+    _end_early()
     log.setup(options.log or "stderr", options.log_verbose, ident="nfsd: master")
     paths = paths_of(options)
     make_private(paths.statedir, mode=0o755 if os.geteuid() == 0 else 0o700)
@@ -105,6 +106,16 @@ def serve(options: Options, worker: WorkerCommand | None = None) -> int:
             return Master(config).run()
     finally:
         pidfile.remove()
+
+
+def _end_early() -> None:
+    """TERM before the master listens to signals: what is open is closed and removed on the way out."""
+    def end(number: int, frame: object) -> None:
+        sys.exit(0)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, end)
 
 
 def _raise_descriptor_limit() -> None:

@@ -103,6 +103,10 @@ class Slots:
                  if s.alive and not s.draining and len(s.queue) < MAX_QUEUE and s.handing < MAX_HANDING]
         return min(ready, key=lambda s: (self.load(s), s.number), default=None)
 
+    def any_alive(self) -> Slot | None:
+        """The least loaded worker for a question, which needs no place for a connection."""
+        return min((s for s in self.slots.values() if s.alive and not s.draining), key=self.load, default=None)
+
     # ---- talking
 
     def request(self, slot: Slot, flag: int, body: bytes, fds: list[int], answer: Answer) -> None:

@@ -52,7 +52,8 @@ USAGE = """usage: unfsd [-h] [-u] [-d] [-e file] [-i file] [-n port] [-m port] [
   -s        single user                    -T        test the exports file
   -b        search for moved files         -r        unreadable executables look readable
   -c, -C    cluster extensions             -3        32-bit file ids and cookies
-  -w        accepted, no effect            --workers n  worker processes (4)"""
+  -w        accepted, no effect            --workers n  worker processes (4)
+  --statedir dir, --socket path, --key file: other places than the usual ones"""
 
 
 @dataclass(slots=True)
@@ -69,18 +70,24 @@ class Options:
     test: bool = False
     help: bool = False
     verbose: int = 0
+    statedir: str = ""           # --statedir, --socket, --key: as nfsd's
+    socket: str = ""
+    key: str = ""
     throwaway: bool = False      # no state is kept for the next run
     export_flags: list[str] = field(default_factory=lambda: ["crossmnt"])
 
 
 _FLAGS = {"-s": "singleuser", "-b": "bruteforce", "-r": "readable_exec", "-3": "fileid32", "-c": "cluster"}
+_PATHS = {"--statedir": "statedir", "--socket": "socket", "--key": "key"}
+_SHORT = "3bcC:de:hl:m:n:prstTuvwi:"
+_LONG = ["workers=", "help", "statedir=", "socket=", "key="]
 _BOOL = {"-d": ("debug", True), "-t": ("tcp_only", True), "-p": ("portmap", False), "-T": ("test", True), "-h": ("help", True)}
 
 
 def parse(argv: Sequence[str]) -> Options:
     """Raises UsageError."""
     try:
-        pairs, rest = getopt.getopt(list(argv), "3bcC:de:hl:m:n:prstTuvwi:", ["workers=", "help"])
+        pairs, rest = getopt.getopt(list(argv), _SHORT, _LONG)
     except getopt.GetoptError as exc:
         raise UsageError(str(exc)) from exc
     if rest:
@@ -98,6 +105,10 @@ def _set(o: Options, name: str, value: str) -> None:
         o.export_flags.append(_FLAGS[name])
     elif name == "--help":
         o.help = True
+    elif name in _PATHS:
+        if not value.startswith("/"):
+            raise UsageError(f"{name} {value!r}: an absolute path is needed")
+        setattr(o, _PATHS[name], value)
     elif name == "-e":
         if not value.startswith("/"):
             raise UsageError(f"exports file {value!r}: an absolute path is needed")
@@ -257,6 +268,7 @@ class Unfsd:
         words += ["-h", self._o.address] if self._o.address else []
         words += [] if self._o.portmap else ["--no-portmap"]
         if child is self._nfsd:
+            words += ["--key", self._o.key] if self._o.key else []
             return python("nfsd_master.nfsd", *words, "-F", "-n", str(self._o.workers), "-p", str(self._port),
                           "-t" if self._o.tcp_only else "-tu", "--log", "stderr" if self._o.debug else "syslog")
         words += ["-t"] if self._o.tcp_only else []
@@ -377,7 +389,10 @@ class Unfsd:
     # ---- what it leaves
 
     def _remove_state(self) -> None:
-        """A directory under a name that cannot come again goes; one named by its port keeps verifier and reply cache."""
+        """The socket of an nfsd that was killed and had no successor goes, and a directory under a name that cannot come again;
+        one that is named by its port keeps verifier and reply cache."""
+        if self._socket.is_socket() and _free(self._socket):
+            self._socket.unlink()
         if not self._throwaway:
             return
         for path in self._statedir.iterdir():
@@ -424,12 +439,13 @@ def places(options: Options) -> tuple[Path, Path, bool]:
     """
     throwaway = options.throwaway or not options.nfs_port
     name = f"unfsd-any-{os.getpid()}" if throwaway else f"unfsd-{options.nfs_port}"
-    named = os.environ.get("NFSSVC_SOCKET", "")
+    named = options.socket or os.environ.get("NFSSVC_SOCKET", "")
     if named.startswith("/"):
-        return Path(named).parent / name, Path(named), throwaway
-    statedir = user_runtime_dir() / name
+        statedir = Path(options.statedir) if options.statedir else Path(named).parent / name
+        return statedir, Path(named), throwaway and not options.statedir
+    statedir = Path(options.statedir) if options.statedir else user_runtime_dir() / name
     default = paths_of(NfsdOptions()).socket
-    return statedir, default if _free(default) else statedir / "nfssvc.sock", throwaway
+    return statedir, default if _free(default) else statedir / "nfssvc.sock", throwaway and not options.statedir
 
 
 def _free(path: Path) -> bool:

@@ -5,6 +5,7 @@ import array
 import errno
 import os
 import random
+import signal
 import socket
 import struct
 
@@ -58,6 +59,17 @@ def test_srvstats_begin_with_the_488_bytes_of_macos(nfsd):
 def test_getfh_is_answered_by_a_worker(nfsd):
     args = GetfhArgs(1, b"", Address.of("127.0.0.1", 700), Cred(0, 0))
     assert nfsd.call(Nfssvc.GETFH, pack_getfh_args(args)) == b"\0\0\0\x08handle00"
+
+
+def test_getfh_waits_for_the_worker_that_replaces_a_dead_one(start):
+    """A mount in that moment must not be refused."""
+    nfsd = start("-n", "1")
+    channel = nfsd.connect()
+    os.kill(nfsd.status()["slots"][0]["pid"], signal.SIGKILL)
+    args = GetfhArgs(1, b"", Address.of("127.0.0.1", 700), Cred(0, 0))
+    assert channel.call(Nfssvc.GETFH, pack_getfh_args(args))[0] == b"\0\0\0\x08handle00"
+    channel.close()
+    nfsd.status()
 
 
 @pytest.mark.parametrize("flag", [0, 3, Nfssvc.SRVSTATS | Nfssvc.USERCOUNT, Nfssvc.SLOT, Nfssvc.STOP, Nfssvc.READY,

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -216,3 +217,14 @@ def test_in_the_background_the_parent_returns_when_it_serves(directory):
     finally:
         os.kill(pid, signal.SIGTERM)
         wait_until(lambda: not alive(pid), "the daemon does not stop")
+
+
+def test_term_during_the_start_leaves_nothing(start):
+    """Whenever it comes: before the pid file, between it and the sockets, while workers start."""
+    for delay_ms in (100, 200, 300, 400, 600):
+        nfsd = start("-n", "1", wait=False)
+        select.poll().poll(delay_ms)
+        nfsd.signal(signal.SIGTERM)
+        assert nfsd.wait() in (0, -signal.SIGTERM)  # the interpreter itself was starting
+        assert not nfsd.socket.exists()
+        assert not (nfsd.statedir / "nfsd.pid").exists()

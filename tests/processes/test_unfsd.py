@@ -101,14 +101,10 @@ def test_usr1_logs_handle_and_descriptor_caches(unfsd):
 
 @pytest.mark.parametrize("name", ["mountd: privileged", "nfsd: master"])
 def test_a_daemon_that_is_killed_comes_back_and_serves(unfsd, tree, name):
-    def pid() -> int:
-        pids = [p for p in processes_of_session(unfsd.pid) if name.encode() in Path(f"/proc/{p}/cmdline").read_bytes()]
-        return pids[0] if pids else 0
-
-    old = pid()
+    old = pid_of(unfsd, name)
     assert old
     os.kill(old, signal.SIGKILL)
-    wait_until(lambda: pid() not in (0, old), f"{name} is not back")
+    wait_until(lambda: pid_of(unfsd, name) not in (0, old), f"{name} is not back")
     wait_until(lambda: served(unfsd, tree), "MNT is answered again")
 
 
@@ -119,13 +115,24 @@ def test_handle_and_write_verifier_outlive_a_killed_master(unfsd, tree):
         file = client.lookup(root, b"file")
         before = client.commit(file.fh)
         assert (file.status, before.status) == (0, 0)
-    master = next(p for p in processes_of_session(unfsd.pid)
-                  if Path(f"/proc/{p}/cmdline").read_bytes().startswith(b"nfsd: master"))
-    os.kill(master, signal.SIGKILL)
-    wait_until(lambda: served(unfsd, tree), "MNT is answered again")
+    old = pid_of(unfsd, "nfsd: master")
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: pid_of(unfsd, "nfsd: master") not in (0, old), "the master is not back")
+    wait_until(lambda: pid_of(unfsd, "nfsd: worker") and served(unfsd, tree), "MNT is answered again")
     with unfsd_client(unfsd) as client:
         after = client.commit(file.fh)
     assert (after.status, after.verf) == (0, before.verf)
+
+
+def pid_of(server, title: str) -> int:
+    """A process of the set by its title; 0: none."""
+    for pid in processes_of_session(server.pid):
+        try:
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title.encode()):
+                return pid
+        except FileNotFoundError:
+            continue
+    return 0
 
 
 def served(server, tree: Path) -> bool:
@@ -221,3 +228,15 @@ def test_in_the_background_a_bad_exports_file_is_said_on_the_terminal(directory,
     assert done.returncode == 1
     assert "bogus_option" in done.stderr
     assert not server.pidfile.exists()
+
+
+def test_every_place_has_an_option(directory, tree):
+    server = ServerSet(directory, f"{tree} 127.0.0.1(rw,insecure)\n",
+                       options=("--statedir", str(directory / "s"), "--socket", str(directory / "c"),
+                                "--key", str(directory / "k")))
+    with server:
+        assert mnt_status(server, tree) == 0
+        assert (directory / "c").is_socket()
+        assert (directory / "k").exists()
+        assert (directory / "s/state").exists()
+    assert not (directory / "c").exists()
