@@ -491,7 +491,21 @@ static int dir_ready(struct call *c, i32 dir)
 }
 
 
-/* Attributes of a new object beyond its mode.  As a kernel server does: who may not give a file away keeps it. */
+/* The mode of a new object: what its directory's default ACL left of the permissions stands (chmod(2) would open them again), the
+ * setuid, setgid and sticky bits may be missing; setgid also comes from the directory. */
+static void special_bits(i32 o, struct sattr *s)
+{
+	struct stat st;
+	if (!s->set_mode || !(s->mode & 07000) || fd_stat(W.objs[o].fd, &st)) {
+		s->set_mode = 0;
+		return;
+	}
+	u32 special = (s->mode & 07000) | (S_ISDIR(st.st_mode) ? st.st_mode & 02000 : 0);
+	s->set_mode = special != (st.st_mode & 07000);
+	s->mode = (st.st_mode & 0777) | special;
+}
+
+/* Attributes of a new object.  As a kernel server does: who may not give a file away keeps it. */
 static int dress(struct call *c, i32 o, struct sattr *s, int *changed)
 {
 	*changed = s->set_uid || s->set_gid || s->atime || s->mtime || (s->set_size && s->size);
@@ -501,10 +515,8 @@ static int dress(struct call *c, i32 o, struct sattr *s, int *changed)
 		if (status && status != ERR_PERM)
 			return status;
 		s->set_uid = s->set_gid = 0;
-		s->set_mode = 1; /* again: the change of owner has cleared setuid */
-	} else if (!(s->mode & 07000)) {
-		s->set_mode = 0; /* already given to the system call that made it */
 	}
+	special_bits(o, s); /* last: the change of owner has cleared some */
 	return apply_sattr(c, o, s);
 }
 
@@ -650,13 +662,8 @@ int vn_mkdir(struct call *c)
 	change_begin(&ch, dir);
 	note_name(c, dir, name);
 	status = made_status(c, mkdirat(W.objs[dir].fd, name, s.set_mode ? s.mode & 01777 : 0777), dir, name, &o, &st);
-	if (!status) {
-		if (s.set_mode && s.mode & 06000)
-			s.mode |= st.st_mode & 02000; /* setgid comes from the parent, too */
-		else if (s.set_mode)
-			s.mode = (s.mode & 01777) | (st.st_mode & 02000), s.set_mode = (s.mode & 07777) != (st.st_mode & 07777);
+	if (!status)
 		status = dress(c, o, &s, &changed);
-	}
 	change_end(&ch);
 	return status ? change_fail(c, &ch, (u32)status) : reply_made(c, &ch, o, changed);
 }

@@ -1,7 +1,7 @@
 """The procedures of NFS version 2 as rows of a table (RFC 1094 section 2.2); off unless the worker is started with --v2.
 
-Each row: the arguments become those of version 3, then gate, policy and vnode call as there (procs.py); the result is written back
-as version 2 at its end (v2.c).
+Each row: the arguments become those of version 3, then gate, policy and vnode call as there (procs.py); the result is written
+back as version 2 at its end (v2.c).
 """
 from __future__ import annotations
 
