@@ -95,11 +95,19 @@ def test_mutated_records_leave_the_server_serving(spot: Spot, rng: random.Random
 
 
 def test_mutated_datagrams_leave_the_server_serving(spot: Spot, rng: random.Random) -> None:
-    udp = Udp(spot.server.address, timeout_s=5)
+    udp = Udp(spot.server.address, timeout_s=0.5)
     for _ in range(ROUNDS // 2):
         udp.send(mutate(rng, valid_call(rng, spot).pack()))
-    probe = Call(100003, 3, 0)
-    udp.send(probe.pack())
-    while unpack_reply(udp.recv()).xid != probe.xid:
-        pass
+    assert any(answered(udp, Call(100003, 3, 0)) for _ in range(20))
     udp.close()
+
+
+def answered(udp: Udp, probe: Call) -> bool:
+    """Is `probe` answered?  A datagram may be lost where buffers are full: the caller asks again."""
+    udp.send(probe.pack())
+    try:
+        while unpack_reply(udp.recv()).xid != probe.xid:
+            pass
+    except TimeoutError:
+        return False
+    return True

@@ -350,7 +350,7 @@ class Model(RuleBasedStateMachine):
     @rule(caller=who, source=path, where=path, name=name)
     def link(self, caller: Who, source: tuple[bytes, ...], where: tuple[bytes, ...], name: bytes) -> None:
         fh = self.handle(source)
-        if fh is not None and source:
+        if fh is not None and source and not os.path.isdir(self.twin.path(source)):  # of a directory: refused, why is open
             self.both(caller, where, lambda nfs, to: nfs.link(fh, to, name),
                       lambda me: self.twin.link(me, source, where, name))
 
