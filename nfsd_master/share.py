@@ -17,7 +17,8 @@ from typing import NoReturn
 
 from .options import DEFAULT_WORKERS, NFS_PORT, UsageError, number
 from .paths import StartError
-from .unfsd import Options, Unfsd
+from .unfsd import Unfsd
+from .unfsd_options import Options
 
 LOOPBACK = "127.0.0.1"
 MAX_DIRS = 64            # words of a command line, not a configuration

@@ -9,7 +9,6 @@ children say comes through a pipe: to the terminal until all is ready, to syslog
 """
 from __future__ import annotations
 
-import getopt
 import os
 import select
 import signal
@@ -19,117 +18,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import prctl
 
-from nfssvc_shim.state import N_SLOTS, S_FDS_READ, S_FDS_WRITE, S_FH_HITS, S_FH_MISSES, S_OBJECTS, State, open_state
-
 from . import log
 from .children import python, spawn
 from .detach import Detached, detach
-from .options import DEFAULT_WORKERS, NFS_PORT, UsageError, address, number
-from .options import Options as NfsdOptions
-from .paths import StartError, make_private, paths_of
-from .paths import runtime_dir as user_runtime_dir
+from .options import UsageError
+from .paths import StartError, make_private
 from .pidfile import ALREADY_RUNS, PidFile
 from .sdnotify import Notifier
+from .unfsd_options import USAGE, Options, parse
+from .unfsd_places import cache_counts, is_free, places
 
-EXPORTS = "/etc/exports"
 START_S = 60.0           # of one child on a machine that is busy booting; names in the exports file may need DNS
 STOP_S = 6.0             # nfsd promises 5
 QUICK_S = 1.0            # a child that lived shorter has failed
 FAILURES = 5             # quick deaths in a row until we give up
-
-USAGE = """usage: unfsd [-h] [-u] [-d] [-e file] [-i file] [-n port] [-m port] [-t] [-p] [-c] [-C path]
-             [-s] [-b] [-l addr] [-r] [-T] [-w] [-3] [--workers n]
-  -h        this text                      -e file   exports file (/etc/exports)
-  -u        unprivileged ports             -i file   pid file
-  -d        foreground, log to stdout      -n port   NFS port (2049)
-  -t        TCP only                       -m port   MOUNT port (2049)
-  -p        no portmapper                  -l addr   bind this address
-  -s        single user                    -T        test the exports file
-  -b        search for moved files         -r        unreadable executables look readable
-  -c, -C    cluster extensions             -3        32-bit file ids and cookies
-  -w        accepted, no effect            --workers n  worker processes (4)
-  --statedir dir, --socket path, --key file: other places than the usual ones"""
-
-
-@dataclass(slots=True)
-class Options:
-    exports: str = EXPORTS
-    pidfile: str = ""
-    nfs_port: int = NFS_PORT
-    mount_port: int = NFS_PORT
-    workers: int = DEFAULT_WORKERS
-    address: str = ""
-    debug: bool = False
-    tcp_only: bool = False
-    portmap: bool = True
-    test: bool = False
-    help: bool = False
-    verbose: int = 0
-    statedir: str = ""           # --statedir, --socket, --key: as nfsd's
-    socket: str = ""
-    key: str = ""
-    throwaway: bool = False      # no state is kept for the next run
-    export_flags: list[str] = field(default_factory=lambda: ["crossmnt"])
-
-
-_FLAGS = {"-s": "singleuser", "-b": "bruteforce", "-r": "readable_exec", "-3": "fileid32", "-c": "cluster"}
-_PATHS = {"--statedir": "statedir", "--socket": "socket", "--key": "key"}
-_SHORT = "3bcC:de:hl:m:n:prstTuvwi:"
-_LONG = ["workers=", "help", "statedir=", "socket=", "key="]
-_BOOL = {"-d": ("debug", True), "-t": ("tcp_only", True), "-p": ("portmap", False), "-T": ("test", True), "-h": ("help", True)}
-
-
-def parse(argv: Sequence[str]) -> Options:
-    """Raises UsageError."""
-    try:
-        pairs, rest = getopt.getopt(list(argv), _SHORT, _LONG)
-    except getopt.GetoptError as exc:
-        raise UsageError(str(exc)) from exc
-    if rest:
-        raise UsageError(f"unexpected argument {rest[0]!r}")
-    options = Options()
-    for name, value in pairs:
-        _set(options, name, value)
-    return options
-
-
-def _set(o: Options, name: str, value: str) -> None:
-    if name in _BOOL:
-        setattr(o, *_BOOL[name])
-    elif name in _FLAGS:
-        o.export_flags.append(_FLAGS[name])
-    elif name == "--help":
-        o.help = True
-    elif name in _PATHS:
-        if not value.startswith("/"):
-            raise UsageError(f"{name} {value!r}: an absolute path is needed")
-        setattr(o, _PATHS[name], value)
-    elif name == "-e":
-        if not value.startswith("/"):
-            raise UsageError(f"exports file {value!r}: an absolute path is needed")
-        o.exports = value
-    elif name == "-u":
-        o.nfs_port = o.mount_port = 0
-    elif name == "-n":
-        o.nfs_port = number(value, "port", 1, 65535)
-    elif name == "-m":
-        o.mount_port = number(value, "port", 1, 65535)
-    elif name == "-l":
-        o.address = address(value)
-    elif name == "-i":
-        o.pidfile = value
-    elif name == "--workers":
-        o.workers = number(value, "workers", 1, N_SLOTS)
-    elif name == "-C":
-        o.export_flags.append("cluster")
-    elif name == "-v":
-        o.verbose += 1
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     try:
@@ -391,7 +298,7 @@ class Unfsd:
     def _remove_state(self) -> None:
         """The socket of an nfsd that was killed and had no successor goes, and a directory under a name that cannot come again;
         one that is named by its port keeps verifier and reply cache."""
-        if self._socket.is_socket() and _free(self._socket):
+        if self._socket.is_socket() and is_free(self._socket):
             self._socket.unlink()
         if not self._throwaway:
             return
@@ -428,51 +335,6 @@ def _wait_or_kill(pid: int, end: float) -> None:
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
     finally:
-        os.close(fd)
-
-
-def places(options: Options) -> tuple[Path, Path, bool]:
-    """State directory, call socket, and whether the directory is for this run only.
-
-    $NFSSVC_SOCKET names the call socket, and the state lies beside it.  Else the socket has nfsd's default path when that is
-    free, so that nfsstat finds it, and the state directory is named by the port.
-    """
-    throwaway = options.throwaway or not options.nfs_port
-    name = f"unfsd-any-{os.getpid()}" if throwaway else f"unfsd-{options.nfs_port}"
-    named = options.socket or os.environ.get("NFSSVC_SOCKET", "")
-    if named.startswith("/"):
-        statedir = Path(options.statedir) if options.statedir else Path(named).parent / name
-        return statedir, Path(named), throwaway and not options.statedir
-    statedir = Path(options.statedir) if options.statedir else user_runtime_dir() / name
-    default = paths_of(NfsdOptions()).socket
-    return statedir, default if _free(default) else statedir / "nfssvc.sock", throwaway and not options.statedir
-
-
-def _free(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            return True
-        except OSError:
-            return False
-    return False
-
-
-def cache_counts(path: Path) -> tuple[int, int, int, int, int]:
-    """Objects in the handle caches, their hits and misses, descriptors open for reading and for writing, of all workers."""
-    fd = open_state(path)
-    state = State(fd)
-    try:
-        rows = [state.slot(n) for n in range(N_SLOTS)]
-        objects, hits, misses, reads, writes = (sum(row[i] for row in rows)
-                                                for i in (S_OBJECTS, S_FH_HITS, S_FH_MISSES, S_FDS_READ, S_FDS_WRITE))
-        for row in rows:
-            row.release()
-        return objects, hits, misses, reads, writes
-    finally:
-        state.close()
         os.close(fd)
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfsd_master import unfsd
+from nfsd_master import unfsd_options as unfsd
 from nfsd_master.options import UsageError, parse
 
 
