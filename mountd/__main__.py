@@ -87,10 +87,14 @@ def _bind(options: Options) -> Sockets:
 
 
 def _make_statedir(path: Path) -> None:
+    """The directory of the state files.  Another user who could write there could have us write anywhere."""
     try:
         path.mkdir(mode=0o755, parents=True, exist_ok=True)
+        info = path.stat()
     except OSError as exc:
         raise StartError(f"{path}: {exc.strerror}") from None
+    if info.st_uid != os.geteuid() or info.st_mode & 0o002:
+        raise StartError(f"{path}: must belong to uid {os.geteuid()} and not be writable for everyone")
 
 
 def _take_pidfile(path: str) -> int | None:

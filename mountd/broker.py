@@ -27,6 +27,7 @@ from .halves import MountCall
 from .logs import RateLimit
 from .mount import (
     FHSIZE,
+    MAX_REPLY_RELAYED,
     Caller,
     Granted,
     Pathconf,
@@ -183,12 +184,11 @@ class Broker:
         if not call.local:
             answer(AcceptStat.PROC_UNAVAIL, b"")  # who mounts what is nobody's business on the net
             return
-        self._bounded(call, pack_mountlist(self.mounts, call.limit), answer)
+        self._bounded(call, pack_mountlist(self.mounts, _list_limit(call)), answer)
 
     def _export(self, call: MountCall, answer: Answer) -> None:
         only = call.peer if self.hide and not call.local else None
-        whole = pack_exports(export_list(self.table, only), 60_000)
-        self._bounded(call, whole, answer)
+        self._bounded(call, pack_exports(export_list(self.table, only), _list_limit(call)), answer)
 
     def _bounded(self, call: MountCall, results: bytes, answer: Answer) -> None:
         """PROC_UNAVAIL rather than more bytes than the caller may have; he then tries TCP, and nobody is lied to."""
@@ -210,6 +210,11 @@ class Broker:
 
 
 MAX_SHOWN = 200           # bytes of a path in a log line
+
+
+def _list_limit(call: MountCall) -> int:
+    """Where a list is cut: over TCP at the limit.  Over UDP not below it: a list that does not fit is refused whole."""
+    return max(call.limit, MAX_REPLY_RELAYED)
 
 
 def has_password(table: Table, peer: Address) -> bool:

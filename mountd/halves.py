@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from nfssvc_shim.records import AF_LOCAL, Address, Cred, pack_address, pack_cred, unpack_address, unpack_cred
 from oncrpc.xdr import Packer, Unpacker, XdrError
 
-from .mount import MNTPATHLEN, Proc
+from .mount import MAX_REPLY, MAX_REPLY_RELAYED, MNTPATHLEN, Proc
 
 CALL, ATTACH, SERVING = 1, 2, 3
 
@@ -33,7 +33,7 @@ class MountCall:
     cred: Cred
     path: bytes = b""
     local: bool = False
-    limit: int = 60_000
+    limit: int = MAX_REPLY_RELAYED
 
 
 def pack_mount_call(c: MountCall) -> bytes:
@@ -57,7 +57,7 @@ def unpack_mount_call(body: bytes) -> MountCall:
     call = MountCall(vers, Proc(proc), unpack_address(u), u.unpack_uint(), unpack_cred(u), u.unpack_string(MNTPATHLEN),
                      u.unpack_bool(), u.unpack_uint())
     u.check_end()
-    if len(call.cred.gids) > 16 or call.flavor > 1:
+    if len(call.cred.gids) > 16 or call.flavor > 1 or call.limit > MAX_REPLY:
         raise XdrError(f"{len(call.cred.gids)} groups, flavor {call.flavor}")
     return call
 

@@ -22,7 +22,8 @@ MOUNT_PROGRAM = 100005
 MNTPATHLEN = 1024
 MNTNAMLEN = 255
 FHSIZE = 32
-MAX_REPLY = 60_000        # bytes of a DUMP or EXPORT reply over TCP; one message between the halves is 64 KiB at the most
+MAX_REPLY = 1 << 20       # bytes of a DUMP or EXPORT reply over TCP: 16,384 exports of 64 bytes
+MAX_REPLY_RELAYED = 60_000  # of a relayed one, which is one packet
 MAX_REPLY_UDP = 8_192     # over UDP: the largest that every client takes
 
 IPPORT_RESERVED = 1024

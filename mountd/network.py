@@ -18,7 +18,7 @@ from oncrpc.message import AcceptStat, RpcError
 from oncrpc.server import LATER, NULL, UDP, Limits, Pending, Procedure, Program, Request, Server, _Later
 
 from .halves import ATTACH, CALL, SERVING, MountCall, pack_mount_call
-from .mount import MAX_REPLY, MAX_REPLY_UDP, MOUNT_PROGRAM, Proc, unpack_dirpath
+from .mount import MAX_REPLY, MAX_REPLY_RELAYED, MAX_REPLY_UDP, MOUNT_PROGRAM, Proc, unpack_dirpath
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,6 @@ MAX_WAITING = 1024        # calls that the privileged half works on; the oldest 
 MAX_RECORD = 4096         # a MOUNT call has at most 40 + 2 * 408 + 1028 bytes
 MAX_CONNS = 512           # a mount needs its connection for milliseconds
 _REPLY_HEADER = 24        # bytes of an RPC reply before its results
-_ROOM = 65_536
 
 
 class NetworkHalf:
@@ -77,7 +76,7 @@ class NetworkHalf:
         serial = self._send(request, path)
         if not serial:
             return None  # the privileged half is busy: as if the packet was lost, the client asks again
-        self._waiting[serial] = request.later(_ROOM if request.proc in (Proc.DUMP, Proc.EXPORT, Proc.EXPORTALL) else 1024)
+        self._waiting[serial] = request.later()
         return LATER
 
     def _send(self, request: Request, path: bytes) -> int:
@@ -124,13 +123,18 @@ class NetworkHalf:
 def describe(request: Request, path: bytes) -> MountCall:
     """What the privileged half is told about a call."""
     cred = request.cred
-    # Amplification: over UDP nobody but this machine gets more bytes by DUMP and EXPORT than he sent.  Callers use TCP for these.
-    over_udp = request.proto == UDP
-    limit = MAX_REPLY if not over_udp else MAX_REPLY_UDP if is_local(request) else max(0, request.size - _REPLY_HEADER)
     if cred.flavor > 1:
         raise RpcError(AcceptStat.SYSTEM_ERR)
     return MountCall(request.vers, Proc(request.proc), peer_of(request), cred.flavor, Cred(cred.uid, cred.gid, cred.gids), path,
-                     is_local(request), limit)
+                     is_local(request), reply_limit(request))
+
+
+def reply_limit(request: Request) -> int:
+    """Bytes that the results may have.  Over UDP nobody but this machine gets more bytes than he sent: whoever wants a list of
+    exports uses TCP, whose address cannot be forged."""
+    if request.proto == UDP:
+        return MAX_REPLY_UDP if is_local(request) else max(0, request.size - _REPLY_HEADER)
+    return MAX_REPLY_RELAYED if request.is_relayed else MAX_REPLY
 
 
 def is_local(request: Request) -> bool:

@@ -56,8 +56,7 @@ def parse(argv: list[str]) -> Options:
         if name not in _EX_NAMES:
             _parser().error(f"--set {name}: expected {', '.join(_EX_NAMES)}")
         always |= _EX_NAMES[name]
-    if a.crossmnt:
-        always |= Ex.CROSSMNT
+    always |= (Ex.CROSSMNT if a.crossmnt else Ex(0)) | (Ex.REGULAR if a.regular else Ex(0))
     return Options(
         files=tuple(a.files), debug=a.debug, port=a.port, hosts=tuple(a.hosts),
         reserved=not (a.n or a.ports_any), log_mounts=a.log, test=a.test, hide=a.hide,
@@ -93,6 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--ports-any", action="store_true", help="the same as -n")
     p.add_argument("-p", dest="port", type=_port, default=0, help="port (0: any); with --relay-only the one to register")
     p.add_argument("-h", dest="hosts", action="append", default=[], metavar="bindip", help="address to serve, repeatable")
+    p.add_argument("-r", dest="regular", action="store_true", help="regular files may be exported")
+    p.add_argument("-A", "-e", "-S", dest="_ignored", action="store_true", help="of FreeBSD: no effect")
     p.add_argument("-l", dest="log", action="store_true", help="log each mount")
     p.add_argument("-T", dest="test", action="store_true", help="check the files and exit with the number of errors, 125 at most")
     p.add_argument("-t", dest="tcp_only", action="store_true", help="TCP only")

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -152,3 +153,54 @@ def test_netgroups_are_their_hosts_and_never_everyone(mountd: Mountd, tree: Path
     mountd.start(f"{tree}/a -ro lab\n{tree}/b open\n", "-n", "--dialect", "bsd")
     assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
     assert mountd.mnt(os.fsencode(tree / "b"))[0] == 13
+
+
+class Dns:
+    """A name server with little to say: SERVFAIL for servfail.*, no address for empty.*, one for good.*."""
+
+    def __init__(self) -> None:
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 53))
+        self.thread = threading.Thread(target=self._serve, daemon=True)
+        self.thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            query, client = self.sock.recvfrom(2048)
+            if not query:
+                return
+            labels = query[12:]
+            end = labels.index(0) + 5
+            kind = int.from_bytes(labels[end - 4:end - 2], "big")
+            name = labels[1:1 + labels[0]]
+            found = [b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4" + socket.inet_aton("127.0.0.1")] if name == b"good" and kind == 1 else []
+            flags = 0x8180 | (2 if name == b"servfail" else 0)
+            head = query[:2] + flags.to_bytes(2, "big") + b"\0\1" + len(found).to_bytes(2, "big") + bytes(4)
+            self.sock.sendto(head + labels[:end] + b"".join(found), client)
+
+    def close(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.sendto(b"", ("127.0.0.1", 53))
+        self.thread.join(DEADLINE_S)
+        self.sock.close()
+
+
+def test_answers_of_a_name_server_that_help_nobody_deny_only_their_entry(mountd: Mountd, tree: Path) -> None:
+    """SERVFAIL, no address at all, 5,000 addresses: the entry denies, the others work."""
+    Path("/etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
+    Path("/etc/host.conf").write_text("multi on\n")
+    many = "".join(f"127.1.{i // 250}.{i % 250 + 1} many.example.org\n" for i in range(5000))
+    Path("/etc/hosts").write_text("127.0.0.1 localhost\n127.0.0.1 many.example.org\n" + many)
+    dns = Dns()
+    try:
+        for name in ("servfail", "empty", "many"):
+            (tree / name).mkdir()
+        mountd.start("".join(f"{tree}/{name} {name}.example.org(rw,insecure)\n" for name in ("servfail", "empty", "many"))
+                     + f"{tree}/a good.example.org(ro,insecure)\n")
+        assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+        for name in ("servfail", "empty", "many"):
+            assert mountd.mnt(os.fsencode(tree / name))[0] == 13, name
+        assert mountd.peer is not None
+        assert sum(len(export.nets) for export in mountd.peer.tables[-1]) == 1
+    finally:
+        dns.close()

@@ -286,3 +286,46 @@ def _accepts(port: int) -> bool:
     except ConnectionRefusedError:
         return False
     return True
+
+
+def test_long_export_list_is_whole_over_tcp_and_refused_over_udp(mountd: Mountd, tree: Path) -> None:
+    """A list over UDP has 8 KiB at the most; one that is longer must not look complete."""
+    for i in range(2000):
+        (tree / f"d{i:04}").mkdir()
+    mountd.start("".join(f"{tree}/d{i:04} 10.0.0.0/8 192.0.2.0/24\n" for i in range(2000)))
+    with mountd.client() as client:
+        assert len(unpack_exports(client.call(Proc.EXPORT))) == 2000
+    with mountd.client(udp=True) as client, pytest.raises(RpcError) as caught:
+        client.call(Proc.EXPORT)
+    assert caught.value.accept_stat == AcceptStat.PROC_UNAVAIL
+
+
+def test_state_directory_that_others_may_write_is_refused(mountd: Mountd, tree: Path) -> None:
+    """L07: a planted link in such a directory would have root write anywhere."""
+    mountd.exports.write_text(f"{tree}/a *(ro)\n")
+    mountd.state.mkdir()
+    mountd.state.chmod(0o777)
+    ended = subprocess.run(mountd.command("--no-portmap", "-h", "127.0.0.1"), cwd=TREE, capture_output=True, text=True,
+                           timeout=15, check=False)
+    assert ended.returncode == 1
+    assert str(mountd.state) in ended.stderr
+
+
+def test_second_mountd_with_the_same_pid_file_says_who_holds_it(mountd: Mountd, tree: Path) -> None:
+    pidfile = mountd.directory / "pid"
+    mountd.start(f"{tree}/a *(ro)\n", "-i", str(pidfile))
+    assert int(pidfile.read_text()) == mountd.pid
+    ended = subprocess.run(mountd.command("--no-portmap", "-h", "127.0.0.1", "-i", str(pidfile)), cwd=TREE, capture_output=True,
+                           text=True, timeout=15, check=False)
+    assert (ended.returncode, f"pid {mountd.pid}" in ended.stderr) == (1, True)
+    mountd.stop()
+    assert not pidfile.exists()
+
+
+def test_regular_file_is_exported_only_with_r(mountd: Mountd, tree: Path) -> None:
+    (tree / "file").write_text("")
+    mountd.start(f"{tree}/file *(ro,insecure)\n")
+    assert mountd.mnt(os.fsencode(tree / "file"))[0] == ACCES
+    mountd.stop()
+    mountd.start(f"{tree}/file *(ro,insecure)\n", "-r")
+    assert mountd.mnt(os.fsencode(tree / "file"))[0] == 0
