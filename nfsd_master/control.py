@@ -39,11 +39,10 @@ from . import exptab, log
 from .calls import Calls
 from .callsock import CallSocket, Client
 from .loop import Loop
-from .register import Registrar, mappings_of
+from .register import Registrar, mappings_of, served
 from .slots import Slot, Slots
 from .stats import Stats
 
-NFS_PROGRAM = 100003
 ACCEPTS = 64             # connections a listener and turn
 RETRY_S = 0.1            # after a lack of descriptors
 RELAY_BUFFER = 1 << 20   # bytes of MOUNT calls that wait for mountd, a worker
@@ -89,8 +88,8 @@ class Control:
         if not self.options.register:
             return None
         sock = socket.socket(fileno=PMAP_FD)
-        mappings = mappings_of(NFS_PROGRAM, [3], self.options.port, tcp=self.options.tcp, udp=self.options.udp,
-                               families=self.options.families)
+        o = self.options
+        mappings = mappings_of(served(v2=o.v2, acl=o.acl), o.port, tcp=o.tcp, udp=o.udp, families=o.families)
         return Registrar(self.loop, sock, mappings) if mappings else None
 
     # ---- the master
@@ -348,7 +347,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--log", default="stderr")
     parser.add_argument("--verbose", type=int, default=0)
     parser.add_argument("--statedir", default="")
-    for name in ("tcp", "udp", "register"):
+    for name in ("tcp", "udp", "register", "v2", "acl"):
         parser.add_argument(f"--{name}", action="store_true")
     return parser.parse_args(argv)
 

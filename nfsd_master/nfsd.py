@@ -179,7 +179,7 @@ def control_command(options: Options, paths: Paths, *, user: str, port: int, n_w
     words = ["--workers", str(n_workers), "--port", str(port), "--server-uid", str(os.geteuid()),
              "--master-pid", str(os.getpid()), "--families", options.families, "--log", options.log_where,
              "--verbose", str(options.log_verbose), "--statedir", str(paths.statedir), "--user", user]
-    words += [f"--{name}" for name in ("tcp", "udp", "register") if getattr(options, name)]
+    words += [f"--{name}" for name in ("tcp", "udp", "register", "v2", "acl") if getattr(options, name)]
     return python("nfsd_master.control", *words)
 
 
@@ -195,6 +195,7 @@ def control_user() -> str:
 
 def worker_command(options: Options, paths: Paths, slot: int) -> list[str]:
     words = ["--slot", str(slot), "--channel-fd", "3", "--state-fd", "4", "--key", str(paths.key), "--log", options.log_where]
+    words += ["--v2"] * options.v2 + ["--no-acl"] * (not options.acl)
     return python("nfsserver", *words, *["-v"] * options.verbose)
 
 

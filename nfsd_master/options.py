@@ -17,14 +17,15 @@ DEFAULT_WORKERS = 4      # 4.4BSD, OpenBSD, NetBSD
 MAX_BINDS = 32           # -h options: each costs a listener and a UDP socket for every worker
 MAX_VERBOSE = 3          # debug, as macOS counts
 
-USAGE = ("usage: nfsd [-46Fdrtuv] [-h bindip]... [-n num] [-p port] [-P pidfile] [--statedir dir] [--socket path] "
+USAGE = ("usage: nfsd [-46Fdrtuv] [-h bindip]... [-n num] [-p port] [-P pidfile] [-V 2] [--no-acl] [--statedir dir] "
+         "[--socket path] "
          "[--key file] [--user name] [--ready-fd n] [--log syslog|stderr] [--no-portmap] [--conf file] [num]\n"
          "       nfsd [options] enable|disable|start|stop|restart|update|status|check|verbose up|down|checkexports [file]\n"
          "       nfsd share dir... [--rw] [--to client] [--as user] [--port n]")
 
-_SHORT = "46Fadertuvh:n:p:P:"
+_SHORT = "46Fadertuvh:n:p:P:V:"
 _LONG = ["statedir=", "socket=", "key=", "ready-fd=", "user=", "log=", "no-portmap", "foreground", "debug", "help", "version",
-         "portmap-port=", "conf="]
+         "portmap-port=", "conf=", "no-acl"]
 
 
 class UsageError(Exception):
@@ -53,6 +54,8 @@ class Options:
     user: str | None = None
     ready_fd: int = -1
     portmap_port: int = 111
+    v2: bool = False                 # NFS version 2 is answered, too
+    acl: bool = True                 # NFS_ACL is answered
     given: frozenset[str] = frozenset()   # names of the options on the command line
 
     @property
@@ -116,7 +119,8 @@ _PLAIN = {"--statedir": "statedir", "--socket": "socket", "--key": "key", "--use
 _SWITCH: dict[str, dict[str, object]] = {
     "-F": {"foreground": True}, "--foreground": {"foreground": True}, "--debug": {"foreground": True, "verbose": MAX_VERBOSE},
     "-r": {"action": "register"}, "-d": {"action": "unregister"}, "--help": {"action": "help"},
-    "--version": {"action": "version"}, "--no-portmap": {"register": False}, "-a": {}, "-e": {},
+    "--version": {"action": "version"}, "--no-portmap": {"register": False},
+    "--no-acl": {"acl": False}, "-a": {}, "-e": {},
 }
 _NUMBER = {"-n": ("n_workers", "count", 1, N_SLOTS), "-p": ("port", "port", 0, 65535),
            "--ready-fd": ("ready_fd", "descriptor", 0, 1 << 20), "--portmap-port": ("portmap_port", "port", 1, 65535)}
@@ -136,6 +140,8 @@ def _set(options: Options, name: str, value: str) -> Options:
         changes = {"binds": (*options.binds, address(value))}
     elif name == "-v":
         changes = {"verbose": min(options.verbose + 1, MAX_VERBOSE)}
+    elif name == "-V":
+        changes = {"v2": options.v2 or _one_of(value, ("2", "3")) == "2"}
     elif name == "--log":
         changes = {"log": _one_of(value, ("syslog", "stderr"))}
     elif name == "--conf":

@@ -22,6 +22,7 @@ PMAP_PROG = 100000
 PROBE_S = 2.0            # a portmapper that comes back knows us within 5 s
 END_S = 1.0              # for the answers to UNSET when we stop: 5 s is all the time there is
 _SET, _UNSET, _GETPORT = 1, 2, 3
+NFS_PROGRAM, ACL_PROGRAM = 100003, 100227
 _TCP, _UDP = 6, 17
 
 
@@ -36,11 +37,17 @@ class Mapping:
     netid: str = ""
 
 
-def mappings_of(prog: int, versions: list[int], port: int, *, tcp: bool, udp: bool, families: str) -> list[Mapping]:
+def served(*, v2: bool, acl: bool) -> list[tuple[int, int]]:
+    """(program, version) that workers answer: NFS, and NFS_ACL in the same versions."""
+    versions = [2, 3] if v2 else [3]
+    return [(program, v) for program in (NFS_PROGRAM, ACL_PROGRAM) if acl or program == NFS_PROGRAM for v in versions]
+
+
+def mappings_of(programs: list[tuple[int, int]], port: int, *, tcp: bool, udp: bool, families: str) -> list[Mapping]:
     protos = [proto for proto, wanted in ((_TCP, tcp), (_UDP, udp)) if wanted]
-    plain = [Mapping(prog, v, proto, port) for v in versions for proto in protos if "4" in families]
+    plain = [Mapping(prog, v, proto, port) for prog, v in programs for proto in protos if "4" in families]
     return plain + [Mapping(prog, v, proto, port, "tcp6" if proto == _TCP else "udp6")
-                    for v in versions for proto in protos if "6" in families]
+                    for prog, v in programs for proto in protos if "6" in families]
 
 
 class Registrar:

@@ -28,7 +28,7 @@ from .children import python
 from .loop import Loop
 from .options import Options, UsageError
 from .paths import StartError, paths_of
-from .register import Registrar, mappings_of, reserved_socket
+from .register import Registrar, mappings_of, reserved_socket, served
 
 CALL_S = 15.0            # workers that drain are waited for
 STOP_S = 8.0             # nfsd promises 5
@@ -241,7 +241,8 @@ def unregister(options: Options) -> int:
         raise StartError(f"pid {status['pid']} is running and would register again; stop it, which unregisters")
     loop = Loop()
     with reserved_socket(options.portmap_port) as sock:
-        mappings = mappings_of(NFS_PROGRAM, [3], options.port, tcp=options.tcp, udp=options.udp, families=options.families)
+        mappings = mappings_of(served(v2=options.v2, acl=options.acl), options.port, tcp=options.tcp, udp=options.udp,
+                               families=options.families)
         Registrar(loop, sock, mappings).end(loop.stop)
         begun = time.monotonic()
         loop.run()
