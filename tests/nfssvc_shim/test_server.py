@@ -37,6 +37,7 @@ from nfssvc_shim.records import (
 )
 from nfssvc_shim.state import S_COUNTERS
 from oncrpc.client import Client
+from oncrpc.message import auth_sys
 from oncrpc.xdr import Packer, Unpacker
 
 ROOT = Path(__file__).parents[2]
@@ -305,3 +306,44 @@ def test_descriptors_nobody_asked_for_are_closed(server: Server) -> None:
             channel.call(Nfssvc.USERCOUNT, fds=[null.fileno()] * 60)
         assert wait_for(lambda: len(os.listdir(f"/proc/{control}/fd")) <= before)
     channel.close()
+
+
+# ---- counted exactly
+
+def test_users_and_exports_are_counted_as_their_clients_count(server: Server) -> None:
+    """Four clients, three users, each with calls of his own number."""
+    nfssvc(Nfssvc.ZEROSTATS, socket_path=server.path)
+    handle = handle_of(server)
+    sent: dict[tuple[str, int], int] = {}
+    for place, (host, uid) in enumerate((f"127.0.0.{n}", uid) for n in range(1, 5) for uid in (2001, 2002, 2003)):
+        with Client.tcp(("127.0.0.1", server.port), 100003, 3, cred=auth_sys(uid, uid), source=host) as client:
+            for _ in range(place + 3):
+                assert getattr_status(client, handle) == 0
+        sent[host, uid] = place + 3
+    users = stats.unpack_users(nfssvc(Nfssvc.USERSTATS, socket_path=server.path))
+    assert {(u.address, u.uid): u.requests for u in users if u.requests} == sent
+    (export,) = stats.unpack_exports(nfssvc(Nfssvc.EXPORTSTATS, socket_path=server.path))
+    assert export.requests == sum(sent.values())
+
+
+def test_sums_stay_exact_over_the_death_of_workers(server: Server) -> None:
+    """Each worker counts what it answered, in a row that outlives it."""
+    nfssvc(Nfssvc.ZEROSTATS, socket_path=server.path)
+    handle, rounds = handle_of(server), 12
+    for done in range(rounds):
+        with Client.tcp(("127.0.0.1", server.port), 100003, 3) as client:
+            assert getattr_status(client, handle) == 0
+        victim = workers(server)[done % 2]
+        os.kill(victim["pid"], signal.SIGKILL)
+        assert wait_for(lambda gone=victim["pid"]: replaced(server, gone))
+    assert server_stats(server).calls(1) == rounds
+
+
+def workers(server: Server) -> list[dict[str, int]]:
+    found: list[dict[str, int]] = server.status()["slots"]  # type: ignore[assignment]
+    return found
+
+
+def replaced(server: Server, gone: int) -> bool:
+    now = workers(server)
+    return [bool(worker["alive"]) for worker in now] == [True, True] and gone not in [worker["pid"] for worker in now]
