@@ -26,7 +26,7 @@ ffi.set_source(
     "nfssvc_shim._nfssvc", '#include <stdlib.h>\n#include "nfssvc.h"\n',
     sources=[f"nfssvc_shim/{name}" for name in SOURCES], include_dirs=["nfssvc_shim"],
     depends=["nfssvc_shim/nfssvc.h", "nfssvc_shim/wire.h"],
-    extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"],
+    extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
     py_limited_api=True,
 )
 

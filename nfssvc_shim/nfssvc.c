@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/uio.h>
@@ -17,6 +18,7 @@ _Static_assert(sizeof(struct nfsd_args) == 24 && sizeof(struct nfs_export_args) 
 _Static_assert(sizeof(struct nfssvc_xucred) == 76 && sizeof(struct nfs_export_net_args) == 360, "layout of nfssvc(2)");
 _Static_assert(sizeof(struct nfs_export_stat_rec) == 1049 && sizeof(struct nfs_user_stat_path_rec) == 1026
                && sizeof(struct nfs_user_stat_user_rec) == 173 && sizeof(struct nfsrvstats) == 488, "statistics of nfssvc(2)");
+_Static_assert(sizeof(struct ext_nfsstats) == 564, "statistics of FreeBSD");
 
 #define SRVSTATS_SIZE sizeof(struct nfsrvstats) /* 488; the reply goes on with records of ours */
 
@@ -258,7 +260,50 @@ static int bsd44(int flags, void *argp)
 API int nfssvc_44bsd(int flags, void *argstructp) { return done(bsd44(flags, argstructp)); }
 
 /* FreeBSD 8 and later. */
-enum { F_NOPUBLICFH = 0x20, F_NFSDNFSD = 0x80, F_NFSDADDSOCK = 0x100, F_SUSPENDNFSD = 0x4000000, F_RESUMENFSD = 0x8000000 };
+enum {
+	F_NOPUBLICFH = 0x20, F_NFSDNFSD = 0x80, F_NFSDADDSOCK = 0x100, F_GETSTATS = 0x400000, F_ZEROCLTSTATS = 0x1000000,
+	F_ZEROSRVSTATS = 0x2000000, F_SUSPENDNFSD = 0x4000000, F_RESUMENFSD = 0x8000000, F_NEWSTRUCT = 0x20000000
+};
+
+static int clip(uint64_t count) { return count > INT_MAX ? INT_MAX : (int)count; }
+
+static void freebsd_stats(struct ext_nfsstats *to, const struct nfsrvstats *from)
+{
+	/* The place in srvrpccnt of version 3's procedures 1 to 21, in the order of RFC 1813. */
+	static const unsigned char place[] = {
+		9, 34, 15, 3, 27, 25, 38, 48, 41, 40, 44, 28, 42, 29, 11, 26, 43, 45, 46, 47, 5
+	};
+	memset(to, 0, sizeof *to);
+	for (size_t i = 0; i < sizeof place; i++)
+		to->srvrpccnt[place[i]] = clip(from->srvrpccntv3[i + 1]);
+	to->srvrpc_errs = clip(from->srvrpc_errs);
+	to->srv_errs = clip(from->srv_errs);
+	to->srvcache_inproghits = clip(from->srvcache_inproghits);
+	to->srvcache_idemdonehits = clip(from->srvcache_idemdonehits);
+	to->srvcache_nonidemdonehits = clip(from->srvcache_nonidemdonehits);
+	to->srvcache_misses = clip(from->srvcache_misses);
+}
+
+/* GETSTATS; with ZEROSRVSTATS the counters are zeroed after they were read, which needs the right to. */
+static int freebsd_getstats(int flags, void *argp)
+{
+	struct ext_nfsstats stats;
+	struct nfsrvstats counters;
+	struct body none = { 0 };
+	struct nfssvc_msg msg = { 0 };
+	if (flags & F_NEWSTRUCT)
+		return EPERM; /* as FreeBSD for a version of the record that it does not know */
+	int err = nfssvc_exchange(NULL, W_SRVSTATS, &msg);
+	if (!err && msg.reply_len < SRVSTATS_SIZE)
+		err = EPROTO;
+	if (!err) {
+		memcpy(&counters, msg.reply, sizeof counters);
+		freebsd_stats(&stats, &counters);
+		err = nfssvc_copyout(argp, &stats, sizeof stats);
+	}
+	nfssvc_release(&msg);
+	return err || !(flags & F_ZEROSRVSTATS) ? err : tell(W_ZEROSTATS, &none, NULL, 0);
+}
 
 static int freebsd_nfsd(const void *argp)
 {
@@ -271,6 +316,8 @@ static int freebsd_nfsd(const void *argp)
 
 static int freebsd(int flags, void *argp)
 {
+	if (flags & F_GETSTATS && !(flags & ~(F_GETSTATS | F_ZEROCLTSTATS | F_ZEROSRVSTATS | F_NEWSTRUCT)))
+		return freebsd_getstats(flags, argp);
 	switch (flags) {
 	case F_NFSDNFSD:
 		return freebsd_nfsd(argp);

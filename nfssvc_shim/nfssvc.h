@@ -172,6 +172,24 @@ struct nfsd_nfsd_args { /* the part without NEWSTRUCT */
 };
 #define nfsd_addsock_args nfsd_args
 
+/* Argument of GETSTATS without NEWSTRUCT.  The client's fields and those of version 4 stay 0; counts stop at INT_MAX.
+ * srvrpccnt is indexed by the numbers of version 4's operations, and from 40 on by what only version 3 has. */
+struct ext_nfsstats { /* 564 bytes */
+	int attrcache_hits, attrcache_misses, lookupcache_hits, lookupcache_misses, direofcache_hits, direofcache_misses;
+	int accesscache_hits, accesscache_misses, biocache_reads, read_bios, read_physios, biocache_writes, write_bios;
+	int write_physios, biocache_readlinks, readlink_bios, biocache_readdirs, readdir_bios;
+	int rpccnt[41];
+	int rpcretries;
+	int srvrpccnt[49];
+	int srvrpc_errs, srv_errs;
+	int rpcrequests, rpctimeouts, rpcunexpected, rpcinvalid;
+	int srvcache_inproghits, srvcache_idemdonehits, srvcache_nonidemdonehits, srvcache_misses, srvcache_tcppeak, srvcache_size;
+	int srvclients, srvopenowners, srvopens, srvlockowners, srvlocks, srvdelegates;
+	int cbrpccnt[5];
+	int clopenowners, clopens, cllockowners, cllocks, cldelegates;
+	int cllocalopenowners, cllocalopens, cllocallockowners, cllocallocks;
+};
+
 /* ---- numbers */
 
 #if defined(NFSSVC_PERSONALITY_44BSD)

@@ -63,6 +63,14 @@ static void run(void)
 	with_signal("nfsd", NFSSVC_NFSDNFSD, &nfsd);
 	say("addsock-file", nfssvc(NFSSVC_NFSDADDSOCK, &args));
 	say("unknown", nfssvc(0x10, NULL));
+	struct ext_nfsstats stats;
+	say("getstats", nfssvc(NFSSVC_GETSTATS, &stats));
+	printf("  getattr %d create %d commit %d errs %d misses %d\n", stats.srvrpccnt[9], stats.srvrpccnt[48], stats.srvrpccnt[5],
+	       stats.srvrpc_errs, stats.srvcache_misses);
+	say("getstats-zero", nfssvc(NFSSVC_GETSTATS | NFSSVC_ZEROSRVSTATS, &stats));
+	say("getstats-new", nfssvc(NFSSVC_GETSTATS | NFSSVC_NEWSTRUCT, &stats));
+	say("getstats-hole", nfssvc(NFSSVC_GETSTATS, hole() - 8));
+	say("getstats-suspend", nfssvc(NFSSVC_GETSTATS | NFSSVC_SUSPENDNFSD, &stats));
 }
 #else
 static void addsock(void)

@@ -102,7 +102,11 @@ def test_freebsd_personality_suspends_and_resumes(tree: Path, tmp_path: Path, se
     assert run_client(tree, tmp_path, "NFSSVC_PERSONALITY_FREEBSD") == {
         "suspend": "0 0", "resume": "0 0", "nfsd-null": failed(errno.EINVAL), "nfsd-hole": failed(errno.EFAULT),
         "nfsd": "0 0", "addsock-file": failed(errno.EPERM), "unknown": failed(errno.EINVAL),
+        "getstats": "0 0  getattr 1001 create 1008 commit 1021 errs 1023 misses 1028", "getstats-zero": "0 0",
+        "getstats-new": failed(errno.EPERM), "getstats-hole": failed(errno.EFAULT), "getstats-suspend": failed(errno.EINVAL),
     }
+    assert server.seen[-1].flag == Nfssvc.SRVSTATS
+    assert [seen.flag for seen in server.seen].count(Nfssvc.ZEROSTATS) == 1
     assert [seen.body for seen in server.seen if seen.flag == Nfssvc.SUSPEND] == [b"\0\0\0\1", b"\0\0\0\0"]
 
 
