@@ -68,16 +68,25 @@ def set_title(title: str) -> None:
 def drop_rights(empty: Path | None) -> None:
     """Gives up everything: root directory (to `empty`, a directory of root's with nothing in it), user, groups, capabilities."""
     if os.geteuid() == 0:
-        user = unprivileged_user()
+        user, alone = unprivileged_user(), Path("/proc/self/setgroups").read_text().strip() == "deny"
         if empty is not None:
             os.chroot(empty)
             os.chdir("/")
         prctl.capbset.limit()
-        os.setgroups([])
-        os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
-        os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+        _become(user, alone=alone)
     prctl.set_no_new_privs(1)
     prctl.set_dumpable(0)
+
+
+def _become(user: pwd.struct_passwd, *, alone: bool) -> None:
+    """`user`; alone: nobody else is in this user namespace (user_namespaces(7)), so root without any capability."""
+    if alone:
+        prctl.cap_effective.limit()
+        prctl.cap_permitted.limit()
+        return
+    os.setgroups([])
+    os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+    os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
 
 
 def unprivileged_user() -> pwd.struct_passwd:

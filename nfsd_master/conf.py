@@ -87,5 +87,5 @@ _MACOS: dict[str, tuple[str, Callable[[str], Value]]] = {
 }
 _LINUX: dict[str, tuple[str, Callable[[str], Value]]] = {
     "threads": ("n_workers", _number(1, N_SLOTS)), "port": ("port", _number(0, 65535)), "tcp": ("tcp", _flag),
-    "udp": ("udp", _flag), "host": ("binds", _hosts),
+    "udp": ("udp", _flag), "host": ("binds", _hosts), "vers2": ("v2", _flag),
 }

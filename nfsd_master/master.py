@@ -311,7 +311,7 @@ class Master:
 
     def _end_control(self, why: str) -> None:
         log.logger.error("control half (pid %d) %s: killed", self._control_pid, why)
-        os.kill(self._control_pid, signal.SIGKILL)
+        _kill(self._control_pid)
         self._drop_control()
 
     def _read_control(self) -> None:
@@ -363,13 +363,15 @@ class Master:
         worker = self._workers.get(number)
         if worker is not None and worker.pid and worker.incarnation == incarnation:
             log.logger.error("worker %d (pid %d) does not answer: killed", number, worker.pid)
-            os.kill(worker.pid, signal.SIGKILL)
+            _kill(worker.pid)
 
     def _kill_all(self) -> None:
         """Nothing is left behind, whatever brought us here."""
+        self._drop_control()
+        self._close_channels()  # without CAP_KILL: they see EOF
         pids = [pid for pid in (self._control_pid, *(w.pid for w in self._workers.values())) if pid]
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            _kill(pid)
         for pid in pids:
             os.waitpid(pid, 0)
 
@@ -386,6 +388,14 @@ class Master:
 
     def register_again(self) -> None:
         self._tell(Nfssvc.READY)
+
+
+def _kill(pid: int) -> None:
+    """SIGKILL to a child of ours that is not reaped yet."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except PermissionError:
+        log.logger.error("pid %d cannot be killed: CAP_KILL is missing", pid)
 
 
 def _how(status: int) -> str:

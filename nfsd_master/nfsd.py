@@ -23,7 +23,7 @@ import prctl
 
 from nfssvc_shim.state import N_SLOTS, S_PID, State, open_state
 
-from . import conf, log
+from . import capability, conf, log
 from .calls import VERSION
 from .children import python
 from .detach import Detached, detach
@@ -162,9 +162,9 @@ def _config(options: Options, paths: Paths, opened: _Opened, worker: WorkerComma
 def _ready(options: Options, port: int, detached: Detached | None, notifier: Notifier) -> None:
     log.setup(options.log_where, options.log_verbose, ident="nfsd: master")
     log.notice("serving on port %d, %d workers", port, options.n_workers)
-    if os.geteuid():
-        log.notice("as uid %d: every request runs as this user (no CAP_SETUID, CAP_DAC_OVERRIDE, CAP_MKNOD); handles by path "
-                   "(no CAP_DAC_READ_SEARCH)", os.geteuid())
+    lost = capability.missing()
+    if lost:
+        log.notice("as uid %d; %s", os.geteuid(), "; ".join(lost))
     notifier.tell(f"READY=1\nSTATUS=serving on port {port}, {options.n_workers} workers\nMAINPID={os.getpid()}")
     if options.ready_fd >= 0:
         os.write(options.ready_fd, f"READY {port}\n".encode())

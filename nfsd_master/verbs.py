@@ -33,7 +33,7 @@ from .register import Registrar, mappings_of, reserved_socket, served
 CALL_S = 15.0            # workers that drain are waited for
 STOP_S = 8.0             # nfsd promises 5
 CHECK_S = 5.0
-NFS_PROGRAM, MOUNT_PROGRAM = 100003, 100005
+NFS_PROGRAM, MOUNT_PROGRAM, NFS_ACL_PROGRAM = 100003, 100005, 100227
 
 Verb = Callable[[Options, list[str], list[str]], int]
 

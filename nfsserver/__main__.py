@@ -102,6 +102,15 @@ def main() -> int:
     return _serve(options, key)
 
 
+def _may_setgroups() -> bool:
+    """False for root of a user namespace with nobody else in it (user_namespaces(7)): it serves as itself, as a user does."""
+    try:
+        with open("/proc/self/setgroups", encoding="ascii") as file:
+            return file.read().strip() != "deny"
+    except OSError:
+        return True
+
+
 def _serve(options: Options, key: bytes) -> int:
     slot = options.number("--slot")
     _set_title(f"nfsd: worker {slot}")
@@ -111,7 +120,7 @@ def _serve(options: Options, key: bytes) -> int:
     from ._vnode import lib
     from .worker import MAX_OBJECTS, Worker
     channel = Channel(socket.socket(fileno=options.number("--channel-fd")))
-    root = os.geteuid() == 0
+    root = os.geteuid() == 0 and _may_setgroups()
     error = lib.vn_init(options.number("--state-fd"), slot, key, MAX_OBJECTS, root, options.harden)
     if error:
         print(f"nfsd: worker {slot}: start: {os.strerror(error)}", file=sys.stderr)

@@ -240,3 +240,19 @@ def test_every_place_has_an_option(directory, tree):
         assert (directory / "k").exists()
         assert (directory / "s/state").exists()
     assert not (directory / "c").exists()
+
+
+class Alone(ServerSet):
+    """As root of a user namespace that has nobody else in it: no setgroups(2), no other uid."""
+
+    def command(self) -> list[str]:
+        return ["unshare", "-Ur", *super().command(), "--key", str(self.directory / "key")]
+
+
+@pytest.mark.skipif(subprocess.run(["unshare", "-Ur", "true"], capture_output=True, check=False).returncode != 0,
+                    reason="no user namespaces here")
+def test_root_of_a_user_namespace_serves_as_itself(directory, tree):
+    with Alone(directory, f"{tree} 127.0.0.1(rw,no_root_squash,insecure)\n") as server, unfsd_client(server) as client:
+        root = server.root(tree)
+        assert client.create(root, b"new").status == 0
+    assert (tree / "new").stat().st_uid == os.geteuid()
