@@ -33,13 +33,13 @@ $(VENV)/.stamp: pyproject.toml setup.py tools/deps.sh
 	@touch $@
 
 oncrpc/_rpc.abi3.so: $(wildcard oncrpc/*.c oncrpc/*.h) oncrpc/_build.py | $(VENV)/.stamp
-	$(BIN)/python oncrpc/_build.py
+	@$(BIN)/python -W ignore oncrpc/_build.py >/dev/null
 	@touch $@
 nfsserver/_vnode.abi3.so: $(wildcard nfsserver/*.c nfsserver/*.h oncrpc/*.h) nfsserver/_build.py | $(VENV)/.stamp
-	$(BIN)/python nfsserver/_build.py
+	@$(BIN)/python -W ignore nfsserver/_build.py >/dev/null
 	@touch $@
 nfssvc_shim/_nfssvc.abi3.so: $(wildcard nfssvc_shim/*.c nfssvc_shim/*.h) nfssvc_shim/_build.py | $(VENV)/.stamp
-	$(BIN)/python nfssvc_shim/_build.py
+	@$(BIN)/python -W ignore nfssvc_shim/_build.py >/dev/null
 	@touch $@
 
 # The same call for programs in C.  SOVERSION moves when a record or a number changes its meaning.
