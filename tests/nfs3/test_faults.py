@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.tools.nfs3 import (
+    BADHANDLE,
     EXCLUSIVE,
     FILE_SYNC,
     GUARDED,
@@ -201,6 +202,18 @@ def test_restart_keeps_the_export_of_a_removed_file_stale(plain: Mounted) -> Non
     (plain.export / "x").unlink()
     with plain.server, closing(plain.server.client()) as nfs:
         assert nfs.getattr(fh).status == STALE
+
+
+def test_restart_with_another_key_makes_every_handle_stale(plain: Mounted) -> None:
+    """C07: handles of the old key are refused, none opens anything."""
+    for number, good in enumerate((True, True, False)):
+        key = plain.base / ("key" if good else "other")
+        plain.server.options = ("--key", str(key))
+        with plain.server, closing(plain.server.client()) as nfs:
+            if number == 0:
+                handles = [plain.server.root(plain.export), nfs.create(plain.server.root(plain.export), b"x").must().h]
+            statuses = {nfs.getattr(fh).status for fh in handles}
+            assert statuses == {OK} if good else statuses <= {STALE, BADHANDLE}
 
 
 def test_restart_answers_a_retransmission_of_before(plain: Mounted) -> None:

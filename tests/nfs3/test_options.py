@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.nfs3 import ACCES, NF3DIR, XDEV, Nfs3, Sattr3
+from tests.tools.nfs3 import ACCES, NF3DIR, NOTSUPP, STALE, XDEV, Nfs3, Sattr3
 from tests.tools.rpc import auth_sys
-from tests.tools.servers import OURS, ServerSet
+from tests.tools.servers import OURS, ServerSet, wait_until
 
 from .conftest import CRED, Spot
 
@@ -30,14 +31,15 @@ def start() -> Iterator[Start]:
     base = Path(tempfile.mkdtemp(prefix="nfs3-"))
     base.chmod(0o755)
 
-    def go(*options: str, prepare: Callable[[Path], None] | None = None) -> Spot:
+    def go(*options: str, prepare: Callable[[Path], None] | None = None, clients: str = OPTIONS,
+           listen: str = "127.0.0.1") -> Spot:
         export = base / "export"
         export.mkdir()
         export.chmod(0o777)
         (base / "server").mkdir()
         if prepare:
             prepare(export)
-        server = ServerSet(base / "server", f'"{export}" {OPTIONS}\n', options=options).start()
+        server = ServerSet(base / "server", f'"{export}" {clients}\n', options=options, listen=listen).start()
         nfs = server.client(CRED)
         running.append((server, nfs))
         return Spot(server, nfs, export, server.root(export))
@@ -60,6 +62,36 @@ def test_option_3_keeps_fileids_and_cookies_in_32_bits(start: Start) -> None:
     assert len(entries) == 2 * (len(names) + 2) and {entry.name for entry in entries} == names | {b".", b".."}
     res = here.nfs.lookup(here.fh, b"7").must()
     assert res.a.fileid == next(entry.fileid for entry in entries if entry.name == b"7") < 1 << 32
+
+
+@pytest.mark.parametrize("proto", ["tcp", "udp"])
+def test_ipv6_clients_are_served_and_judged_by_their_address(start: Start, proto: str) -> None:
+    here = start(clients="::1(rw,no_root_squash,insecure)", listen="::1")
+    with closing(here.server.client(CRED, proto=proto)) as client:
+        fh = client.create(here.fh, b"new").must().h
+        assert client.read(fh).ok
+    here.server.exports_file.write_text(f'"{here.path}" fe80::/10(rw,insecure)\n')
+    os.kill(here.server.pid, signal.SIGHUP)
+    with closing(here.server.client(CRED, proto=proto)) as client:
+        wait_until(lambda: not client.getattr(fh).ok, deadline_s=10, what="the table without ::1")
+
+
+def test_nordirplus_answers_notsupp(start: Start) -> None:
+    here = start(clients="127.0.0.1(rw,no_root_squash,insecure,nordirplus)")
+    assert here.nfs.readdirplus(here.fh).status == NOTSUPP and here.nfs.readdir(here.fh).ok
+
+
+@pytest.mark.parametrize("option", ["subtree_check", "no_subtree_check"])
+def test_object_moved_out_of_the_export_is_refused_with_subtree_check(start: Start, option: str) -> None:
+    """C11: without the check (the default) its handle goes on working, which exports(5) says."""
+    here = start(clients=f"127.0.0.1(rw,no_root_squash,insecure,{option})")
+    directory = here.dir(b"d")
+    here.local(b"d/f").write_bytes(b"content")
+    fh = here.nfs.walk(here.fh, b"d/f")
+    assert here.nfs.read(fh).ok and here.nfs.getattr(directory).ok
+    here.local(b"d").rename(here.path.parent / "moved")
+    refused = {here.nfs.read(fh).status, here.nfs.lookup(directory, b"f").status}
+    assert refused <= ({STALE, ACCES} if option == "subtree_check" else {0})
 
 
 @pytest.mark.root

@@ -32,10 +32,15 @@ FOREIGN = os.environ.get("NFS3_TEST_SERVER", "")
 OURS = not FOREIGN
 
 
+def family_of(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 def free_port(address: str = "127.0.0.1") -> int:
     """A port that is free for TCP and UDP; should another process take it first, the server says so and the test fails."""
+    family = family_of(address)
     while True:
-        with socket.socket() as tcp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        with socket.socket(family) as tcp, socket.socket(family, socket.SOCK_DGRAM) as udp:
             tcp.bind((address, 0))
             try:
                 udp.bind((address, tcp.getsockname()[1]))
@@ -76,22 +81,23 @@ def _stat(entry: Path) -> list[str]:
 
 
 class ServerSet:
-    """nfsd, its workers and mountd, serving `exports` on one port of 127.0.0.1; use as a context manager."""
+    """nfsd, its workers and mountd, serving `exports` on one port of the address `listen`; use as a context manager."""
 
     def __init__(self, directory: Path, exports: str, *, workers: int = 2, options: tuple[str, ...] = (),
-                 env: dict[str, str] | None = None) -> None:
+                 env: dict[str, str] | None = None, listen: str = "127.0.0.1") -> None:
         self.directory, self.exports_file = directory, directory / "exports"
         self.pidfile, self.log_file = directory / "unfsd.pid", directory / "log"
         self.socket = directory / "nfssvc.sock"
-        self.port = free_port()
-        self.mount_port = free_port() if "{mount_port}" in FOREIGN else self.port
+        self.listen = listen
+        self.port = free_port(listen)
+        self.mount_port = free_port(listen) if "{mount_port}" in FOREIGN else self.port
         self.workers, self.options, self.extra_env = workers, options, env or {}
         self.exports_file.write_text(exports)
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> tuple[str, int]:
-        return "127.0.0.1", self.port
+        return self.listen, self.port
 
     @property
     def pid(self) -> int:
@@ -104,7 +110,7 @@ class ServerSet:
         if FOREIGN:
             return shlex.split(FOREIGN.format(**places))
         port = places["port"]
-        return [sys.executable, "-m", "nfsd_master.unfsd", "-d", "-p", "-l", "127.0.0.1", "-n", port, "-m", port,
+        return [sys.executable, "-m", "nfsd_master.unfsd", "-d", "-p", "-l", self.listen, "-n", port, "-m", port,
                 "-e", places["exports"], "-i", places["pidfile"], "--workers", str(self.workers), *self.options]
 
     def environment(self) -> dict[str, str]:
@@ -133,7 +139,7 @@ class ServerSet:
         try:
             with closing(Tcp(self.address, timeout_s=2.0)) as transport:
                 Nfs3(transport).null()
-            with closing(Tcp(("127.0.0.1", self.mount_port), timeout_s=2.0)) as transport:
+            with closing(Tcp((self.listen, self.mount_port), timeout_s=2.0)) as transport:
                 return bool(Mount(transport).export())
         except (OSError, EOFError, RpcFailed):  # RpcFailed: NFS is served already, mountd not yet
             return False
@@ -145,7 +151,7 @@ class ServerSet:
         return Nfs3(connect(self.address, proto=proto, source=source, source_port=source_port), cred)
 
     def mount(self, *, proto: str = "tcp", source: str = "", source_port: int = 0, vers: int = 3, cred: Auth = ROOT) -> Mount:
-        server = "127.0.0.1", self.mount_port
+        server = self.listen, self.mount_port
         return Mount(connect(server, proto=proto, source=source, source_port=source_port), cred, vers=vers)
 
     def root(self, path: Path, *, source: str = "") -> bytes:
@@ -196,7 +202,7 @@ class ServerSet:
         assert not self.pidfile.exists(), "the pid file was left"
         assert not self.socket.exists(), "the call socket was left"
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with socket.socket(socket.AF_INET, kind) as probe:
+            with socket.socket(family_of(self.listen), kind) as probe:
                 if kind == socket.SOCK_STREAM:  # connections in TIME_WAIT are no leak
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(self.address)
