@@ -197,7 +197,10 @@ class Service:
         self._ready = True
         log.info("serving on port %d", self.sockets.port or self.o.port)
         if self.o.ready_fd >= 0:
-            os.write(self.o.ready_fd, b"READY %d\n" % (self.sockets.port or self.o.port))
+            try:
+                os.write(self.o.ready_fd, b"READY %d\n" % (self.sockets.port or self.o.port))
+            except BrokenPipeError:
+                log.info("nobody waits for READY any more")  # whoever started us is stopping
             os.close(self.o.ready_fd)
 
     # ---- loading
