@@ -44,6 +44,8 @@ int vn_done(struct call *c);
 int vn_gate(struct call *c);
 u32 vn_expid(const struct call *c);
 void vn_grant(const struct call *c, u32 expid, u32 ident, u32 rights);
+void vn_forget_grants(void);
+int ident_root(void);
 void vn_fail(struct call *c, u32 status);
 int vn_getfh(u32 expid, const char *path, u32 ident, int vers, u8 *out);
 int vn_fhopen(const u8 *fh, u32 len, int ident, int mode, u32 *expid);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nfssvc_shim.flags import Nx
+from nfssvc_shim.flags import Ex, Nx
 from nfssvc_shim.records import AF_LOCAL, Address, Cred, Export, Net
 
 NOBODY = 0xFFFFFFFF       # an id of -1 is no id: setfsuid(-1) does nothing, so it must never get that far
@@ -53,6 +53,11 @@ class Grant:
     cred: Cred
     rights: int
 
+    @property
+    def uses_groups(self) -> bool:
+        """Does the identity have the groups that came with the credential?"""
+        return not self.rights & (SQUASHED | DENIED)
+
 
 def grant_for(net: Net | None, flavor: int, cred: Cred) -> Grant:
     """Squashing, in the order of exports(5): AUTH_NONE and ids of -1, then mapall, then maproot.
@@ -85,6 +90,11 @@ class Table:
     def __init__(self, exports: tuple[Export, ...] = (), generation: int = 0) -> None:
         self.generation = generation
         self.by_id = {export.expid: Clients(export) for export in exports}
+
+    def manages_gids(self, expid: int) -> bool:
+        """Are the groups this server's, whatever the credential says?"""
+        clients = self.by_id.get(expid)
+        return clients is not None and bool(clients.export.flags & Ex.MANAGE_GIDS)
 
     def grant(self, expid: int, peer: Address, flavor: int, cred: Cred) -> Grant:
         """DENIED for an unknown export."""

@@ -15,6 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from nfssvc_shim import state
 from nfssvc_shim.channel import Channel, Message, ProtocolError
@@ -38,6 +39,7 @@ from oncrpc.xdr import Packer, Unpacker, XdrError
 from ._vnode import ffi, lib
 from .acl import nfs_acl
 from .exports import DENIED, Table
+from .groups import Groups
 from .procs import NFS_PROGRAM, Call, nfs3
 from .procs2 import nfs2
 from .relay import MountRelay
@@ -51,6 +53,7 @@ SWEEP = 4096            # objects looked at a tick: 0.2 us each
 DRAIN_S = 2.0           # calls in the hands of the pool get so long when we stop
 MAX_OBJECTS = 16384     # 1.6 MB of table, and up to three descriptors each
 STALL_S = 2.0           # a call waits so long for the export table of its generation, then it is JUKEBOX
+PARKED_ROOM = 1024      # of the reply of a call that waits for its caller's groups; it grows if need be
 THREADS = 4             # for what may wait for a disk
 GARBAGE_ARGS = 4
 
@@ -72,6 +75,7 @@ class Worker:
         if acl:
             self._server.add(nfs_acl(self._answer, v2=v2))
         self._relay = MountRelay(self._server)
+        self._groups = Groups(self._server, become_root=lib.ident_root, on_old=lib.vn_forget_grants)
         self._server.on_finished = self._finished
         self._special: dict[int, Callable[[Call, Raw], None]] = {
             lib.V_GRANT: self._ask_grant, lib.V_GARBAGE: self._garbage, lib.V_DROP: self._drop, lib.V_STALLED: self._stalled,
@@ -96,6 +100,7 @@ class Worker:
         self._tick()
         self._channel.send(Message(Nfssvc.READY))
         self._server.run()
+        self._groups.stop()
         self._drain()
         self._count()
 
@@ -149,12 +154,42 @@ class Worker:
     def _ask_grant(self, call: Call, row: Raw) -> None:
         expid = lib.vn_expid(call)
         peer, cred = _peer_of(call), call.eng.creds[call.cred]
-        grant = self.table.grant(expid, peer, cred.flavor, Cred(cred.uid, cred.gid, tuple(cred.gids[0:cred.ngids])))
+        sent = Cred(cred.uid, cred.gid, tuple(cred.gids[0:cred.ngids]))
+        grant = self.table.grant(expid, peer, cred.flavor, sent)
+        if self.root and grant.uses_groups and self.table.manages_gids(expid):
+            known, gids = self._groups.known(cred.uid)
+            if not known:
+                self._park(call, row, cred.uid)
+                return
+            if gids is not None:
+                grant = self.table.grant(expid, peer, cred.flavor, replace(sent, gids=gids))
         ident = self._ident(grant.cred)
         if grant.rights & DENIED or ident < 0:
             log.info("refused: %s on export %#x", peer, expid)
         lib.vn_grant(call, expid, max(ident, 0), grant.rights if ident >= 0 else DENIED)
         row(call)
+
+    def _park(self, call: Call, row: Raw, uid: int) -> None:
+        """The call waits until the groups of `uid` are known, with a copy of its arguments (version 2's are not in its record)."""
+        if call.detached:  # it waited before, and meanwhile all was forgotten
+            lib.vn_fail(call, _JUKEBOX)
+            return
+        size = call.end - call.arg
+        args = ffi.new("u8[]", ffi.buffer(call.arg, size)[:])
+        parked = rpc.rpc_detach(call, PARKED_ROOM)
+        if parked == ffi.NULL:
+            lib.vn_fail(call, _JUKEBOX)
+            return
+        parked.arg, parked.end = args, args + size
+        parked.obj = parked.obj2 = -1
+
+        def go_on(found: bool, held: object = args) -> None:
+            if found and held:
+                row(parked)
+            else:
+                lib.vn_fail(parked, _JUKEBOX)
+
+        self._groups.ask(uid, go_on)
 
     def _ident(self, cred: Cred) -> int:
         """Place of the identity; without root every call runs as this process."""

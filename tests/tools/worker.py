@@ -54,10 +54,12 @@ def export_of(path: Path, expid: int, flags: Ex = PLAIN, *nets: Net, index: byte
 class OneWorker:
     """Slot 0, serving `exports`; use as a context manager."""
 
-    def __init__(self, directory: Path, exports: list[Export], *options: str) -> None:
-        self.directory, self.options = directory, options
+    def __init__(self, directory: Path, exports: list[Export], *options: str, wrapper: tuple[str, ...] = ()) -> None:
+        """`wrapper`: words before the worker's command, which they must exec."""
+        self.directory, self.options, self.wrapper = directory, options, wrapper
         self.log_file = directory / "log"
         self.exports: list[Export] = []
+        self.stopped = False
         self._state_fd = state.open_state(directory / "state")
         self.state = state.State(self._state_fd)
         ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -82,8 +84,8 @@ class OneWorker:
         subprocess.run([*self._command(), "--make-key", str(key)], check=True)
         theirs, state_fd = self._theirs.fileno(), self._state_fd
         with self.log_file.open("ab") as log:
-            return subprocess.Popen([*self._command(), "--slot", "0", "--channel-fd", str(theirs), "--state-fd", str(state_fd),
-                                     "--key", str(key), "--log", "stderr", *self.options], pass_fds=(theirs, state_fd),
+            words = ["--slot", "0", "--channel-fd", str(theirs), "--state-fd", str(state_fd), "--key", str(key), "--log", "stderr"]
+            return subprocess.Popen([*self.wrapper, *self._command(), *words, *self.options], pass_fds=(theirs, state_fd),
                                     stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     @staticmethod
@@ -130,7 +132,10 @@ class OneWorker:
         return self.log_file.read_text(errors="replace")
 
     def stop(self) -> None:
-        """STOP; it must end by itself, with status 0 and no traceback."""
+        """STOP; it must end by itself, with status 0 and no traceback.  May be called again."""
+        if self.stopped:
+            return
+        self.stopped = True
         try:
             self.channel.send(Message(Flag.STOP))
             status = self.process.wait(STOP_S)
