@@ -93,6 +93,14 @@ class Unpacker:
         self._pos = end
         return piece
 
+    def peek(self, size: int) -> bytes:
+        """The next `size` bytes, or fewer at the end; they stay to be read."""
+        return self._data[self._pos:self._pos + size]
+
+    def skip(self, size: int) -> None:
+        """Past bytes that peek() gave."""
+        self._take(size)
+
     def unpack_uint(self) -> int:
         value: int = _UINT.unpack(self._take(4))[0]
         return value
