@@ -212,11 +212,11 @@ static int write_both(struct call *c, u32 mask, const struct acl *access, const 
 		return ERR_NOTSUPP;
 	if (ident_become(c->ident))
 		return ERR_JUKEBOX;
-	pthread_mutex_t *lock = dir_lock(W.fs[b->fs].dev, b->ino); /* wcc of others: the ctime moves */
+	shared_lock *lock = dir_lock(W.fs[b->fs].dev, b->ino); /* wcc of others: the ctime moves */
 	int err = mask & MASK_ACL ? write_acl(c->obj, 0, access) : 0;
 	if (!err && mask & MASK_DEFAULT)
 		err = write_acl(c->obj, 1, dflt);
-	dir_unlock(lock);
+	shared_unlock(lock);
 	return err ? status_of(err) : 0;
 }
 

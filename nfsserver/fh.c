@@ -35,30 +35,54 @@ struct kernel_handle { struct file_handle h; u8 room[128]; };
 	a += d; d = ROTL(d, 21); d ^= a; \
 	c += b; b = ROTL(b, 17); b ^= c; c = ROTL(c, 32); } while (0)
 
-u64 siphash(const u64 key[2], const void *data, size_t n)
+struct sip { u64 a, b, c, d; };
+
+static struct sip sip_absorb(const u64 key[2], const void *data, size_t n, u64 wide)
 {
-	u64 a = key[0] ^ 0x736f6d6570736575ull, b = key[1] ^ 0x646f72616e646f6dull;
-	u64 c = key[0] ^ 0x6c7967656e657261ull, d = key[1] ^ 0x7465646279746573ull, m;
+	struct sip s = { key[0] ^ 0x736f6d6570736575ull, key[1] ^ 0x646f72616e646f6dull ^ wide, key[0] ^ 0x6c7967656e657261ull,
+			 key[1] ^ 0x7465646279746573ull };
 	const u8 *p = data;
 	size_t left = n;
+	u64 m;
 	for (; left >= 8; left -= 8, p += 8) {
 		memcpy(&m, p, 8);
-		d ^= m;
-		ROUND(a, b, c, d);
-		ROUND(a, b, c, d);
-		a ^= m;
+		s.d ^= m;
+		ROUND(s.a, s.b, s.c, s.d);
+		ROUND(s.a, s.b, s.c, s.d);
+		s.a ^= m;
 	}
 	m = (u64)n << 56;
 	for (size_t i = 0; i < left; i++)
 		m |= (u64)p[i] << (8 * i);
-	d ^= m;
-	ROUND(a, b, c, d);
-	ROUND(a, b, c, d);
-	a ^= m;
-	c ^= 0xff;
+	s.d ^= m;
+	ROUND(s.a, s.b, s.c, s.d);
+	ROUND(s.a, s.b, s.c, s.d);
+	s.a ^= m;
+	return s;
+}
+
+static u64 sip_squeeze(struct sip *s)
+{
 	for (int i = 0; i < 4; i++)
-		ROUND(a, b, c, d);
-	return a ^ b ^ c ^ d;
+		ROUND(s->a, s->b, s->c, s->d);
+	return s->a ^ s->b ^ s->c ^ s->d;
+}
+
+u64 siphash(const u64 key[2], const void *data, size_t n)
+{
+	struct sip s = sip_absorb(key, data, n, 0);
+	s.c ^= 0xff;
+	return sip_squeeze(&s);
+}
+
+/* The variant with 128 bits of output. */
+void siphash128(const u64 key[2], const void *data, size_t n, u64 out[2])
+{
+	struct sip s = sip_absorb(key, data, n, 0xee);
+	s.c ^= 0xee;
+	out[0] = sip_squeeze(&s);
+	s.b ^= 0xdd;
+	out[1] = sip_squeeze(&s);
 }
 
 static u64 mac_of(const u8 *fh, size_t n, u64 salt)

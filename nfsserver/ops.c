@@ -16,7 +16,7 @@ static u32 transfer_max(const struct call *c) { return c->proto == RPC_UDP ? UDP
 
 /* ---- Changes to a directory: pre-operation attributes are taken under a lock that all workers share. */
 
-struct change { i32 dir; pthread_mutex_t *lock; struct stat pre, post; int has_pre; };
+struct change { i32 dir; shared_lock *lock; struct stat pre, post; int has_pre; };
 
 static void change_begin(struct change *ch, i32 dir)
 {
@@ -29,7 +29,7 @@ static void change_end(struct change *ch)
 {
 	if (fd_stat(W.objs[ch->dir].fd, &ch->post))
 		ch->has_pre = -1;
-	dir_unlock(ch->lock);
+	shared_unlock(ch->lock);
 }
 
 static void put_change(struct call *c, const struct change *ch)
@@ -377,13 +377,14 @@ int vn_write(struct call *c)
 		return is_dir(o) ? ERR_ISDIR : ERR_INVAL;
 	if (offset > (u64)INT64_MAX - count)
 		return ERR_FBIG;
-	struct stat st;
-	int fd, status = obj_open(c, o, 1, &fd, &st);
-	if (status)
+	ch = (struct change){ .dir = o, .lock = dir_lock(W.fs[W.objs[o].fs].dev, W.objs[o].ino), .has_pre = 1 };
+	int fd, status = obj_open(c, o, 1, &fd, &ch.pre);
+	if (!status && ident_become(c->ident))
+		status = ERR_JUKEBOX;
+	if (status) {
+		shared_unlock(ch.lock);
 		return status;
-	if (ident_become(c->ident))
-		return ERR_JUKEBOX;
-	change_begin(&ch, o);
+	}
 	ssize_t n = write_all(fd, p + 20, count, offset);
 	int err = errno;
 	change_end(&ch);
@@ -868,7 +869,6 @@ int vn_rename(struct call *c)
 	    && ((u64)st.st_ino & NOTE_INO) == (c->word[1] & NOTE_INO))
 		status = 0;
 	change_end(&a);
-	b.lock = b.lock == a.lock ? NULL : b.lock;
 	change_end(&b);
 	if (gone >= 0 && gone != c->obj && gone != c->obj2)
 		obj_stat(gone, &st);

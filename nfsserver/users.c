@@ -10,16 +10,14 @@ static u64 *row_at(u32 i) { return W.state + OFF_USERS / 8 + (u64)i * USER_WORDS
 
 static u64 half(const u8 *p) { return get_u64(p); }
 
-/* Row + 1 of the caller of c on an export, and its serial; 0: the table cannot be had. */
+/* Row + 1 of the caller of c on an export, and its serial. */
 u32 user_row(const struct call *c, u32 expid, u64 *serial)
 {
 	const struct rpc_peer *peer = &c->eng->peers[c->peer];
 	u64 family = peer->family == AF_INET ? 1 : peer->family == AF_INET6 ? 2 : 3;
 	u64 key[5] = { expid, c->eng->creds[c->cred].uid, family, half(peer->addr), half(peer->addr + 8) };
 	u32 start = (u32)(siphash(W.key, key, sizeof key) % N_USERS), best = start;
-	pthread_mutex_t *lock = users_lock();
-	if (!lock)
-		return 0;
+	shared_lock *lock = users_lock();
 	for (u32 i = 0; i < RUN; i++) {
 		u64 *r = row_at((start + i) % N_USERS);
 		if (r[U_STATE] && !memcmp(&r[U_EXPID], key, sizeof key)) {
@@ -44,6 +42,6 @@ u32 user_row(const struct call *c, u32 expid, u64 *serial)
 	atomic_store((_Atomic u64 *)&r[U_STATE], ++W.state[H_USERS_SERIAL]);
 found:
 	*serial = row_at(best)[U_STATE];
-	dir_unlock(lock);
+	shared_unlock(lock);
 	return best + 1;
 }

@@ -139,6 +139,7 @@ extern __thread u32 my_serial;
 
 /* fh.c */
 u64 siphash(const u64 key[2], const void *p, size_t n);
+void siphash128(const u64 key[2], const void *p, size_t n, u64 out[2]);
 int gate_fh(struct call *c, const u8 **pp, i32 *out);
 int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct stat *st);
 int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out); /* takes fd */
@@ -220,11 +221,12 @@ void verifier_change(void);
 void drc_store(struct call *c);
 void drc_forget(struct call *c);
 void drc_note(struct call *c, u64 note);
-pthread_mutex_t *dir_lock(u64 dev, u64 ino);
-void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, pthread_mutex_t **a, pthread_mutex_t **b);
-void dir_unlock(pthread_mutex_t *m);
+typedef struct shared_lock shared_lock;
+shared_lock *dir_lock(u64 dev, u64 ino);
+void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, shared_lock **a, shared_lock **b);
+void shared_unlock(shared_lock *m);
 int drc_init(int fd);
-pthread_mutex_t *users_lock(void);
+shared_lock *users_lock(void);
 
 /* users.c */
 u32 user_row(const struct call *c, u32 expid, u64 *serial);
