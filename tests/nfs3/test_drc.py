@@ -199,6 +199,28 @@ def test_2000_changes_each_retransmitted_have_no_wrong_answer(spot: Spot) -> Non
     assert seconds == firsts and os.listdir(spot.path) == []
 
 
+@pytest.mark.kills
+def test_retransmissions_of_everything_by_everyone_have_no_wrong_answer(spot: Spot) -> None:
+    """NFS3_RETRANSMISSIONS of them (default 2,000): each change sent again five times, over the same connection and new ones.
+
+    In every tenth round the workers are killed in between.
+    """
+    wanted = int(os.environ.get("NFS3_RETRANSMISSIONS", "2000"))
+    for number in range(max(1, wanted // 500)):
+        client = spot.server.client()
+        here = Spot(spot.server, client, spot.path, spot.fh)
+        calls = [change(here, name, b"-%s-%d-%d" % (name.encode(), number, at)) for name in CHANGES for at in range(10)]
+        firsts = list(pipeline(client.transport, calls))
+        assert {reply.body[:4] for reply in firsts} == {bytes(4)}
+        assert list(pipeline(client.transport, calls)) == firsts
+        if number % 10 == 9:
+            kill_workers(spot.server)
+        for _ in range(4):
+            with closing(spot.server.client()) as other:
+                assert list(pipeline(other.transport, calls)) == firsts
+        client.close()
+
+
 # --- workers that die -----------------------------------------------------------------------------------------------------
 
 def kill_workers(server: ServerSet) -> None:
