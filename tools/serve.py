@@ -165,12 +165,12 @@ def start_all(plan: Plan, daemons: Daemons) -> bool:
     quiet = [] if mapped else ["--no-portmap"]
     nfsd = daemons.start("nfsd", "nfsd_master", "-F", "-n", str(plan.workers), "-p", str(plan.port), *binds, *quiet, "--statedir",
                          str(plan.statedir), "--socket", str(plan.socket), "--key", str(plan.statedir / "key"), "--log", "stderr")
+    daemons.wait_ready("nfsd", nfsd)
     exports = plan.statedir / "exports"
     exports.write_text(exports_text(plan))
     listen = ["-p", "0", *binds] if mapped else ["--relay-only"]
     mountd = daemons.start("mountd", "mountd", "-d", *listen, *quiet, "--socket", str(plan.socket), "--statedir",
                            str(plan.statedir), str(exports))
-    daemons.wait_ready("nfsd", nfsd)
     daemons.wait_ready("mountd", mountd)
     return mapped
 
@@ -194,7 +194,7 @@ def banner(plan: Plan, mapped: bool) -> str:
         else f"NFSSVC_SOCKET={plan.socket} "
     shares = path.replace("/", "\\")
     windows = f"mount -o anon,nolock,mtype=hard \\\\{host}{shares} N:" if port == NFS_PORT and mapped else \
-        "Windows finds NFS through portmap on 111 and port 2049 alone: run this as root"
+        "needs a port mapper on 111 and NFS on 2049: run this as root"
     return "\n".join([
         f"nfssvc {version('nfssvc')}: NFS version 3",
         f"  exports   {path} (read and write)",
