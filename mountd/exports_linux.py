@@ -86,7 +86,7 @@ def _clients(found: list[Word], base: "_Choices", out: Parsed, known: dict[str, 
         try:
             _check_stray(word, bare)
             before, n_remarks = known.get(word.raw), len(out.diagnostics)
-            clients.append(replace(before, where=word.where()) if before else _client(word, base, out))
+            clients.append(before.at(word.where()) if before else _client(word, base, out))
             if len(out.diagnostics) == n_remarks:
                 known[word.raw] = clients[-1]
         except Wrong as wrong:

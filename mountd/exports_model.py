@@ -133,6 +133,10 @@ class Client:
     prefix: int = 0
     scope: str = ""
 
+    def at(self, where: Where) -> "Client":
+        """The same client at another place."""
+        return Client(self.kind, self.text, where, self.options, self.name, self.network, self.prefix, self.scope)
+
     @property
     def key(self) -> tuple[Kind, str, bytes, int, str]:
         """Equal for two entries that mean the same client."""

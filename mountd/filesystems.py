@@ -41,24 +41,41 @@ class FileSystems:
         """mounts: mount point -> "major:minor"; uuids: "major:minor" -> UUID."""
         self._mounts = mounts
         self._uuids = uuids
+        self._real: dict[bytes, bytes] = {}    # real paths of directories that exports lie in: there are few
+        self._roots: dict[bytes, bytes] = {}   # and the roots of their file systems
 
     @classmethod
     def now(cls) -> "FileSystems":
         """Raises OSError when /proc is not there."""
         return cls(read_mounts(Path("/proc/self/mountinfo").read_bytes()), _read_uuids())
 
+    def _root_of(self, path: bytes) -> bytes:
+        while path != b"/" and path not in self._mounts:
+            path = os.path.dirname(path)
+        return path
+
     def is_mount_point(self, path: bytes) -> bool:
         return path in self._mounts
 
     def locate(self, path: bytes) -> Place:
         """Raises OSError when `path` does not exist or may not be looked at."""
-        real = os.path.realpath(path, strict=True)
-        return self.place(real, os.stat(real).st_mode)
+        head, slash, name = path.rpartition(b"/")
+        parent = self._real.get(head)
+        if parent is None:
+            parent = self._real[head] = os.path.realpath(head or b"/", strict=True)
+        real = parent.rstrip(b"/") + slash + name if name else parent
+        mode = os.lstat(real).st_mode
+        if stat.S_ISLNK(mode):
+            real = os.path.realpath(real, strict=True)
+            mode = os.lstat(real).st_mode
+        return self.place(real, mode)
 
     def place(self, real: bytes, mode: int) -> Place:
+        """Where `real`, a path without symbolic links, lies."""
         fspath = real
-        while fspath != b"/" and fspath not in self._mounts:
-            fspath = os.path.dirname(fspath)
+        if real not in self._mounts:
+            parent = os.path.dirname(real)
+            fspath = self._roots.get(parent) or self._roots.setdefault(parent, self._root_of(parent))
         return Place(real, fspath, self._uuids.get(self._mounts.get(fspath, ""), ""), mode)
 
 

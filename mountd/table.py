@@ -202,8 +202,10 @@ class _Build:
         return Mountable(export, first.path, first.where, rules, wild, tuple(client for client, _ in clients))
 
     def _flags(self, entry: Entry, options: list[Options]) -> Ex:
-        some, every = Ex(0), _ALL_MUST
-        for one in {id(one): one for one in options}.values():
+        if all(one.ex == options[0].ex for one in options):
+            return (options[0].ex if options else NO_EX) | self.b.always
+        some, every = NO_EX, _ALL_MUST
+        for one in options:
             some |= one.ex
             every &= one.ex
         for bit in (Ex.ASYNC, Ex.CROSSMNT):
