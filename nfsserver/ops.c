@@ -195,7 +195,7 @@ int vn_access(struct call *c)
 	u32 on_w = is_dir(o) ? 0x1c : 0x0c, on_x = is_dir(o) ? 0x02 : 0x20;
 	if (want & 0x01 && may(c, o, &st, R_OK) == 1)
 		got |= 0x01;
-	if (want & on_w && !(c->rights & R_READONLY) && may(c, o, &st, W_OK) == 1)
+	if (want & on_w && !(c->rights & R_READONLY) && may(c, o, &st, is_dir(o) ? W_OK | X_OK : W_OK) == 1) /* names need both */
 		got |= want & on_w;
 	if (want & on_x && may(c, o, &st, X_OK) == 1)
 		got |= want & on_x;
