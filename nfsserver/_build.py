@@ -45,6 +45,7 @@ int vn_gate(struct call *c);
 u32 vn_expid(const struct call *c);
 void vn_grant(const struct call *c, u32 expid, u32 ident, u32 rights);
 void vn_forget_grants(void);
+void vn_release_removable(void);
 int ident_root(void);
 void vn_fail(struct call *c, u32 status);
 int vn_getfh(u32 expid, const char *path, u32 ident, int vers, u8 *out);
@@ -101,7 +102,7 @@ ffi.cdef(CDEF)
 ffi.set_source(
     "nfsserver._vnode",
     SOURCE,
-    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users", "v2", "acl")],
+    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users", "v2", "acl", "removable")],
     include_dirs=["nfsserver", "oncrpc"],
     depends=["nfsserver/vnode.h", "nfsserver/state.h", "oncrpc/rpc.h", "oncrpc/engine.h"],
     define_macros=[("_GNU_SOURCE", "1")],

@@ -5,6 +5,7 @@
  *
  *   kernel scheme   1, flags, type, n, expid[4], fsid[8], n bytes of the kernel's handle, mac[8]
  *   path scheme     1, flags|1, depth, n, expid[4], proof[4], ino[8], depth bytes of chain, mac[8]       (n = 12 + depth)
+ *   removable root  1, flags|4, 0, 0, expid[4], 0[8], mac[8]                              (removable.c)
  *   v2, 32 bytes    2, flags, type, n, expid[4], 16 bytes of the kernel's handle padded with 0, mac[8]
  *
  * The path scheme serves where kernel handles do not work (no capability, user namespace, overlay): each chain byte is a hash of
@@ -274,7 +275,7 @@ int obj_stat(i32 o, struct stat *st)
 i32 fs_of_dev(u64 dev)
 {
 	for (u32 i = 0; i < W.n_fs; i++)
-		if (W.fs[i].dev == dev && W.fs[i].mntfd >= 0)
+		if (W.fs[i].dev == dev && W.fs[i].mntfd >= 0 && !W.fs[i].removable)
 			return (i32)i;
 	return -1;
 }
@@ -303,13 +304,21 @@ static int round_trip(int mntfd)
 	return same;
 }
 
+/* Which mount it is, and by which scheme its handles are made. */
+void fs_probe(struct filesystem *f, int path_scheme)
+{
+	struct kernel_handle k;
+	f->mntid = -1;
+	kernel_handle_of(f->mntfd, "", &k, &f->mntid);
+	f->path_scheme = path_scheme || !round_trip(f->mntfd);
+}
+
 /* A file system from a directory on it.  `fd` is kept.  fsid: 8 bytes or NULL (statfs f_fsid, which these make from the UUID; where
  * it is zero, the device number).  Returns its place or -errno. */
 i32 fs_add(int fd, const u8 *fsid, int path_scheme)
 {
 	struct stat st;
 	struct statfs sf;
-	struct kernel_handle k;
 	if (fd_stat(fd, &st) || fstatfs(fd, &sf))
 		return -errno;
 	i32 i = fs_of_dev(st.st_dev);
@@ -333,16 +342,15 @@ i32 fs_add(int fd, const u8 *fsid, int path_scheme)
 		id[0] = st.st_dev;
 	u64 fixed[2] = { 0x6e66737376632d31ull, (u64)sf.f_type }, hashed = siphash(fixed, id, 8);
 	memcpy(f->fsid, fsid ? (const void *)fsid : (const void *)&hashed, 8);
-	f->mntid = -1;
-	kernel_handle_of(fd, "", &k, &f->mntid);
-	f->path_scheme = path_scheme || !round_trip(fd);
+	memcpy(f->handle_id, f->fsid, 8);
+	fs_probe(f, path_scheme);
 	return i;
 }
 
 static i32 fs_of_fsid(const u8 *fsid)
 {
 	for (u32 i = 0; i < W.n_fs; i++)
-		if (W.fs[i].mntfd >= 0 && !memcmp(W.fs[i].fsid, fsid, 8))
+		if (W.fs[i].mntfd >= 0 && !memcmp(W.fs[i].handle_id, fsid, 8))
 			return (i32)i;
 	return -1;
 }
@@ -381,12 +389,28 @@ int exp_begin(u32 n)
 	return next_exps ? 0 : ENOMEM;
 }
 
+/* Nothing is opened, nor need anything be there. */
+static int put_removable(u32 id, u32 flags, const char *path, u64 salt, u32 row)
+{
+	i32 fs = removable_fs(path);
+	char *copy = strdup(path);
+	if (fs < 0 || !copy) {
+		free(copy);
+		return fs < 0 ? ENFILE : ENOMEM;
+	}
+	next_exps[next_n++] = (struct export){ .id = id, .flags = flags, .fs = fs, .rootfd = -1, .salt = salt, .row = row, .path = copy,
+					       .is_dir = 1 };
+	return 0;
+}
+
 /* Must be called in ascending order of ids.  Returns 0 or an errno (the export is left out). */
 int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 row)
 {
 	struct stat st;
 	if (W.root)
 		ident_root();
+	if (flags & EX_REMOVABLE)
+		return put_removable(id, flags, path, salt, row);
 	int fd = open(path, O_PATH | O_CLOEXEC), dirfd;
 	if (fd < 0)
 		return errno;
@@ -419,6 +443,7 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 
 void exp_commit(u32 generation)
 {
+	vn_release_removable();
 	exp_free(W.exps, W.n_exps);
 	W.exps = next_exps;
 	W.n_exps = next_n;
@@ -445,7 +470,7 @@ static size_t put_head(u8 *fh, u32 version, u32 flags, u32 type, u32 n, u32 expi
 static u8 mint_kernel(const struct export *e, const struct filesystem *f, const struct kernel_handle *k, u8 *fh)
 {
 	size_t n = put_head(fh, 1, e->salt ? FH_PASSWORD : 0, (u32)k->h.handle_type, k->h.handle_bytes, e->id);
-	memcpy(fh + n, f->fsid, 8);
+	memcpy(fh + n, f->handle_id, 8);
 	memcpy(fh + n + 8, k->h.f_handle, k->h.handle_bytes);
 	n += 8 + k->h.handle_bytes;
 	seal(fh, n, e->salt);
@@ -488,12 +513,22 @@ static u8 mint_path(const struct export *e, const u8 *chain, u32 depth, int fd, 
 	return (u8)(n + FH_MAC);
 }
 
+static u8 mint_removable(const struct export *e, u8 *fh)
+{
+	size_t n = put_head(fh, 1, FH_ROOT | (e->salt ? FH_PASSWORD : 0), 0, 0, e->id);
+	memset(fh + n, 0, 8);
+	seal(fh, n + 8, e->salt);
+	return (u8)(n + 8 + FH_MAC);
+}
+
 /* An object for an O_PATH descriptor, which is taken.  `parent` gives the chain of the path scheme; -1 for an export's root. */
 int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out)
 {
 	const struct export *e = &W.exps[exp];
 	u8 fh[FH_MAX], len, chain[MAX_DEPTH];
-	if (W.fs[fs].path_scheme) {
+	if (W.fs[fs].removable && st->st_dev == e->root_dev && st->st_ino == e->root_ino) {
+		len = mint_removable(e, fh);
+	} else if (W.fs[fs].path_scheme) {
 		u32 depth = 0;
 		if (parent >= 0) {
 			depth = W.objs[parent].fh[2];
@@ -541,6 +576,9 @@ int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 
 int vn_root(i32 exp, i32 *out)
 {
 	struct stat st;
+	int status = removable_attach(&W.exps[exp]);
+	if (status)
+		return status;
 	int fd = fcntl(W.exps[exp].rootfd, F_DUPFD_CLOEXEC, 0);
 	if (fd < 0)
 		return status_of(errno);
@@ -822,10 +860,17 @@ static int open_handle(const u8 *fh, u32 len, i32 *out)
 	int fd, status = verify(fh, len, &exp);
 	if (status)
 		return status;
-	const struct export *e = &W.exps[exp];
+	struct export *e = &W.exps[exp];
 	if (W.root && ident_root())
 		return ERR_JUKEBOX;
-	if (fh[0] == 1 && fh[1] & FH_PATH) {
+	if ((status = removable_attach(e)))
+		return status;
+	if (W.fs[e->fs].absent && !(fh[1] & FH_ROOT))
+		return ERR_STALE;
+	if (fh[1] & FH_ROOT) {
+		fs = e->fs;
+		fd = fcntl(e->rootfd, F_DUPFD_CLOEXEC, 0);
+	} else if (fh[1] & FH_PATH) {
 		fs = e->fs;
 		fd = open_path_scheme(e, fh);
 	} else {
@@ -842,7 +887,7 @@ static int open_handle(const u8 *fh, u32 len, i32 *out)
 		close(fd);
 		return ERR_STALE;
 	}
-	if (fh[1] & FH_PATH && (fs = fs_of_dev(st.st_dev)) < 0)
+	if (fh[1] & FH_PATH && W.fs[e->fs].dev != st.st_dev && (fs = fs_of_dev(st.st_dev)) < 0)
 		fs = e->fs;
 	i32 o = obj_new(fh, len);
 	if (o < 0) {
@@ -870,7 +915,10 @@ static int fh3_of_fh2(const u8 *fh2, u8 fh[FH_MAX], u32 *len)
 		return status;
 	memcpy(fh, fh2, 8);
 	fh[0] = 1;
-	memcpy(fh + 8, W.fs[W.exps[exp].fs].fsid, 8);
+	if (fh2[1] & FH_ROOT)
+		memset(fh + 8, 0, 8);
+	else
+		memcpy(fh + 8, W.fs[W.exps[exp].fs].handle_id, 8);
 	memcpy(fh + 16, fh2 + 8, fh2[3]);
 	seal(fh, 16u + fh2[3], W.exps[exp].salt);
 	*len = 16u + fh2[3] + FH_MAC;
@@ -911,6 +959,9 @@ int gate_fh(struct call *c, const u8 **pp, i32 *out)
 			b->exp = e;
 			b->exp_gen = W.generation;
 		}
+		int status = removable_attach(&W.exps[b->exp]);
+		if (status)
+			return status;
 		obj_touch(o);
 		*out = o;
 		return 0;
@@ -930,7 +981,10 @@ int fh2_of_fh3(const u8 *fh, u32 len, u8 out[32])
 	memcpy(&expid, fh + 4, 4);
 	i32 exp = exp_find(ntohl(expid));
 	memset(out, 0, 32);
-	if (len < 24 || exp < 0 || fh[1] & FH_PATH || fh[3] > 16 || memcmp(fh + 8, W.fs[W.exps[exp].fs].fsid, 8))
+	if (len < 24 || exp < 0 || fh[1] & FH_PATH || fh[3] > 16)
+		return ERR_NOTSUPP;
+	const struct filesystem *f = &W.fs[W.exps[exp].fs];
+	if (!(fh[1] & FH_ROOT) && (f->removable || memcmp(fh + 8, f->handle_id, 8))) /* it would not say which medium */
 		return ERR_NOTSUPP;
 	memcpy(out, fh, 8);
 	out[0] = 2;

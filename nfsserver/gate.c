@@ -36,7 +36,7 @@ static int apply_grant(struct call *c, i32 o)
 	if (e->flags & EX_OFFLINE)
 		return c->vers == 2 && c->prog == NFS_PROGRAM ? ERR_STALE : ERR_JUKEBOX;
 	c->ident = g->ident;
-	c->rights = g->rights;
+	c->rights = g->rights | (W.fs[e->fs].absent ? R_READONLY : 0);
 	c->exp = e->row + 1;
 	if (g->user && W.state[OFF_USERS / 8 + (u64)(g->user - 1) * USER_WORDS + U_STATE] != g->user_serial)
 		g->user = user_row(c, e->id, &g->user_serial); /* another took the row */

@@ -37,6 +37,7 @@
 #define FH_MAX 64
 #define FH_MAC 8
 #define FH_PATH 1       /* flags in a handle: path scheme, */
+#define FH_ROOT 4       /* the root of a removable export, whatever medium is in */
 #define FH_PASSWORD 2   /* the export has a password, which is in the MAC */
 
 /* nfsstat3 that C itself decides on; everything else comes from the errno table that Python passes in. */
@@ -59,6 +60,8 @@ struct filesystem {
 	u64 dev;
 	int mntfd;        /* O_RDONLY directory on it: for open_by_handle_at */
 	int mntid;
+	u8 handle_id[8];  /* what stands for it in handles: fsid, or of a removable one the medium's */
+	u8 removable, absent;
 	u8 path_scheme;   /* kernel handles do not make the round trip here */
 	u8 nowait;         /* preadv2 RWF_NOWAIT works: 0 unknown, 1 yes, 2 no */
 };
@@ -152,6 +155,7 @@ int become_searcher(struct call *c, i32 dir, const struct stat *dst);
 int obj_is_root(i32 o);
 i32 fs_of_dev(u64 dev);
 int fh2_of(i32 o, u8 out[32]);
+void fs_probe(struct filesystem *f, int path_scheme);
 int fh2_of_fh3(const u8 *fh, u32 len, u8 out[32]);
 void obj_close_data(i32 o);
 int ident_adopt(u32 serial, u32 uid, u32 gid, u32 n, const u32 *gids);
@@ -200,6 +204,11 @@ void put_wcc(struct call *c, i32 o, const struct stat *pre, const struct stat *p
 void put_fh(struct call *c, i32 o);
 int vn_close(struct call *c, u32 status);   /* counts, stores into the DRC, ends the reply; returns 0 */
 int garbage(const struct call *c, const u8 *p, size_t need);
+
+/* removable.c */
+i32 removable_fs(const char *path);
+int removable_attach(struct export *e);
+void vn_release_removable(void);
 
 /* v2.c */
 #define NFS_PROGRAM 100003u
