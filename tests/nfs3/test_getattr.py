@@ -189,3 +189,54 @@ def test_readlink_of_file_and_directory_is_inval(spot: Spot) -> None:
 def test_lookup_in_a_directory_without_search_right_is_acces(spot: Spot) -> None:
     fh = spot.dir(mode=0o700)
     assert spot.as_(auth_sys(1000, 1000)).lookup(fh, b"x").status == ACCES
+
+
+# --- ACCESS and the operations themselves -----------------------------------------------------------------------------------
+
+OWNERS = [(0, 0), (1000, 1000), (1000, 77), (1001, 77)]
+CALLERS = [(1000, auth_sys(1000, 1000)), (1001, auth_sys(1001, 1001)), (1001, auth_sys(1001, 77)),
+           (1002, auth_sys(1002, 1002, (77, 1000)))]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mode", [0o000, 0o400, 0o200, 0o100, 0o640, 0o064, 0o604, 0o711, 0o755, 0o773, 0o070, 0o007, 0o777])
+def test_access_of_a_file_agrees_with_read_and_write(spot: Spot, mode: int) -> None:
+    """For each owner and caller; the owner himself reads and writes whatever the mode (section 4.4)."""
+    fh = spot.file(data=b"data", mode=mode)
+    for owner in OWNERS:
+        os.chown(spot.local(b"file"), *owner)
+        spot.local(b"file").chmod(mode)
+        for uid, caller in CALLERS:
+            bits = spot.as_(caller).access(fh).must().access or 0
+            mine = uid == owner[0]
+            assert spot.as_(caller).read(fh).ok == (bool(bits & (ACCESS_READ | ACCESS_EXECUTE)) or mine), (owner, uid)
+            assert spot.as_(caller).write(fh, b"data").ok == (bool(bits & ACCESS_MODIFY) or mine), (owner, uid)
+            spot.local(b"file").chmod(mode)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("mode", [0o000, 0o100, 0o200, 0o300, 0o500, 0o711, 0o733, 0o755, 0o070, 0o050, 0o007, 0o777])
+def test_access_of_a_directory_agrees_with_what_is_done_in_it(spot: Spot, mode: int) -> None:
+    """LOOKUP, READDIR, CREATE and REMOVE do what ACCESS said."""
+    fh = spot.dir(mode=0o777)
+    spot.local(b"dir/there").write_bytes(b"")
+    for owner in OWNERS:
+        os.chown(spot.local(b"dir"), *owner)
+        spot.local(b"dir").chmod(mode)
+        for uid, caller in CALLERS:
+            nfs = spot.as_(caller)
+            bits = nfs.access(fh).must().access or 0
+            assert nfs.lookup(fh, b"there").ok == bool(bits & ACCESS_LOOKUP), (owner, uid)
+            assert nfs.readdir(fh).ok == bool(bits & ACCESS_READ), (owner, uid)
+            assert nfs.create(fh, b"new").ok == bool(bits & ACCESS_EXTEND) == bool(bits & ACCESS_MODIFY), (owner, uid)
+            assert nfs.remove(fh, b"new").ok == bool(bits & ACCESS_DELETE), (owner, uid)
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(5_000_000_000, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0, 0), (-5, 0)])
+def test_getattr_of_times_outside_32_bits_is_clamped(spot: Spot, seconds: int, shown: int) -> None:
+    """nfstime3 has 32 unsigned bits: 2106 and later, and before 1970, must not appear as other times (fault F31)."""
+    fh = spot.file()
+    os.utime(spot.local(b"file"), (seconds, seconds))
+    if spot.local(b"file").stat().st_mtime != seconds:
+        pytest.skip("the file system does not keep such times")
+    assert spot.nfs.getattr(fh).must().a.mtime[0] == shown
