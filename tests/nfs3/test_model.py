@@ -343,7 +343,7 @@ class Model(RuleBasedStateMachine):
     @rule(caller=who, where=path, name=name, to=path, to_name=name)
     def rename(self, caller: Who, where: tuple[bytes, ...], name: bytes, to: tuple[bytes, ...], to_name: bytes) -> None:
         target = self.handle(to)
-        if target is not None:
+        if target is not None and os.path.isdir(self.twin.path(to)):  # of two reasons to refuse, either may be named
             self.both(caller, where, lambda nfs, fh: nfs.rename(fh, name, target, to_name),
                       lambda me: self.twin.rename(me, where, name, to, to_name))
 
