@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _serve(options: Options) -> int:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the loop takes it: HUP never kills
     parsed = exports.load(options.exports(), options.dialect)
     for diagnostic in parsed.diagnostics:
         print(f"mountd: {diagnostic}", file=sys.stderr)

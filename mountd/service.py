@@ -34,7 +34,7 @@ from . import exports, network, registrar
 from .atomic import read_file, write_file
 from .broker import Answer, Broker
 from .callsock import CallSocket
-from .exports_model import Diagnostic, Entry
+from .exports_model import Diagnostic, Entry, printable
 from .exptab import ExportIds
 from .filesystems import FileSystems
 from .halves import ATTACH, CALL, SERVING, MountCall, unpack_mount_call
@@ -54,6 +54,7 @@ LOAD_WAIT_S = 2.0         # a load waits so long for names; later ones come with
 LEARN_S = 5.0             # a MNT waits so long for the name of its client's address
 GETFH_WAIT_S = 10.0       # a MNT waits so long for a server that is away
 RESPAWN_S = 1.0
+PUSH_RETRY_MOST_S = 60.0  # a table that the server does not take is sent again after 1, 2, 4 ... 60 s
 MAX_HELD = 256            # calls that wait for the first table; the oldest are dropped, their clients ask again
 MAX_LEARNING = 256        # MNTs that wait for names
 MAX_LOGGED = 100          # warnings of one load in the log
@@ -84,6 +85,7 @@ class Service:
         self._in_force = self._ready = False
         self._server_has_table = self._network_serves = False
         self._pushing = self._again = False
+        self._push_retry_s = RESPAWN_S / 2
         self._loaded_s = 0.0
         self._first_mistake = True
         self._learning: dict[Question, list[Callable[[], None]]] = {}
@@ -275,16 +277,20 @@ class Service:
         self._save()
         body = pack_export_args(ExportArgs(Nxa.REPLACE, True, table.exports))
         self._pushing, self._again = True, False
-        if not self.calls.request(Nfssvc.EXPORT, body, lambda error, _: self._pushed(table, error)):
-            self._pushed(table, errno.EAGAIN)
+        if not self.calls.request(Nfssvc.EXPORT, body, lambda error, failed: self._pushed(table, error, failed)):
+            self._pushed(table, errno.EAGAIN, b"")
 
-    def _pushed(self, table: Table, error: int) -> None:
+    def _pushed(self, table: Table, error: int, failed: bytes) -> None:
+        """failed: which exports the workers could not open, and why."""
         self._pushing = False
         if error:
             log.error("the server does not take the exports: %s", os.strerror(error))
             if error != errno.ENOTCONN:
-                self.loop.call_later(RESPAWN_S, self.push)
+                self._push_retry_s = min(self._push_retry_s * 2, PUSH_RETRY_MOST_S)
+                self.loop.call_later(self._push_retry_s, self.push)
             return
+        self._push_retry_s = RESPAWN_S / 2
+        log_all(failed_exports(table, failed))
         self.broker.table = table
         self._in_force = self._server_has_table = True
         held, self._held = self._held, []
@@ -428,6 +434,14 @@ def _handle(error: int, body: bytes) -> tuple[int, bytes]:
     except XdrError as exc:
         log.error("the server's handle is none: %s", exc)
         return errno.EIO, b""
+
+
+def failed_exports(table: Table, body: bytes) -> list[Diagnostic]:
+    """Errors of a reply to EXPORT, whose body is pairs of export id and errno."""
+    u = Unpacker(body[:len(body) // 8 * 8])
+    errors = {u.unpack_uint(): u.unpack_uint() for _ in range(len(body) // 8)}
+    return [Diagnostic(m.where, f"{printable(m.export.path)} is not served: {os.strerror(errors[m.export.expid] & 0xFFF)}")
+            for m in table.mountables.values() if m.export.expid in errors]
 
 
 def _log_failure(error: int, _body: bytes) -> None:

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from mountd.exptab import ExportIds, hash_of
 from mountd.filesystems import FileSystems, read_mounts
 from mountd.mount import Caller, Granted, Refused, decide
 from mountd.names import NOBODY, Ask, Question
+from mountd.service import failed_exports
 from mountd.table import Builder, Table, build
 from nfssvc_shim.flags import Ex, Nx
 from nfssvc_shim.records import AF_NONE, Address, Cred
@@ -258,3 +261,30 @@ def test_mountinfo_with_blanks_in_a_mount_point_is_read() -> None:
     assert mounts == {b"/mnt 2": "98:0"}
     place = FileSystems({b"/": "1:1", **mounts}, {"98:0": "uuid"}).place(b"/mnt 2/x/y", 0o040755)
     assert (place.fspath, place.exppath, place.uuid) == (b"/mnt 2", b"x/y", "uuid")
+
+
+def test_ten_thousand_exports_load_in_two_seconds(tree: Path) -> None:
+    """Issue: 10,000 exports that share 1,000 networks.  Processor time: the machine may have other things to do."""
+    for i in range(10_000):
+        (tree / f"d{i}").mkdir()
+    networks = [f"10.{i % 250}.{i // 250}.0/24" for i in range(1000)]
+    text = "".join(f"{tree}/d{i} {networks[i % 1000]}(rw) {networks[i * 7 % 1000]}(ro)\n" for i in range(10_000)).encode()
+    began = time.process_time()
+    parsed = parse_text(text, "f")
+    table = build(parsed.entries, ANSWERS, Builder(FileSystems.now(), ExportIds()))
+    seconds = time.process_time() - began
+    print(f"{seconds:.2f} s")
+    assert len(table.exports) == 10_000
+    assert seconds < 2.0
+    began = time.process_time()
+    for i in range(10_000):
+        assert who(table, f"{tree}/d{i % 100}", "10.99.0.1").startswith(("10", "refused"))
+    assert (time.process_time() - began) / 10_000 < 200e-6
+
+
+def test_exports_that_workers_could_not_open_are_named(make, tree: Path) -> None:  # type: ignore[no-untyped-def]
+    """The reply of EXPORT: pairs of id and errno."""
+    table = make("T/a *(ro)\nT/b *(ro)")
+    body = struct.pack(">II", table.exports[1].expid, 24) + struct.pack(">II", 12345, 5) + b"odd"
+    (error,) = failed_exports(table, body)
+    assert (str(error.where), error.what) == ("f:2:1", f"{tree}/b is not served: Too many open files")
