@@ -30,6 +30,7 @@ void vn_errno_table(const int *table);
 
 int exp_begin(u32 n);
 int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 row);
+int exp_index(const char *name);
 void exp_commit(u32 generation);
 u32 exp_row(u32 expid);
 i32 fs_add(int fd, const u8 *fsid, int path_scheme);
@@ -102,7 +103,7 @@ ffi.cdef(CDEF)
 ffi.set_source(
     "nfsserver._vnode",
     SOURCE,
-    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users", "v2", "acl", "removable")],
+    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users", "v2", "acl", "removable", "webnfs")],
     include_dirs=["nfsserver", "oncrpc"],
     depends=["nfsserver/vnode.h", "nfsserver/state.h", "oncrpc/rpc.h", "oncrpc/engine.h"],
     define_macros=[("_GNU_SOURCE", "1")],

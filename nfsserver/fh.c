@@ -377,6 +377,7 @@ static void exp_free(struct export *e, u32 n)
 		if (e[i].rootfd >= 0)
 			close(e[i].rootfd);
 		free(e[i].path);
+		free(e[i].index);
 	}
 	free(e);
 }
@@ -387,6 +388,16 @@ int exp_begin(u32 n)
 	next_n = 0;
 	next_exps = calloc(n ? n : 1, sizeof *next_exps);
 	return next_exps ? 0 : ENOMEM;
+}
+
+/* The -index file of the export that was put last.  0 or an errno. */
+int exp_index(const char *name)
+{
+	struct export *e = next_n ? &next_exps[next_n - 1] : NULL;
+	if (!e)
+		return EINVAL;
+	e->index = strdup(name);
+	return e->index ? 0 : ENOMEM;
 }
 
 /* Nothing is opened, nor need anything be there. */
@@ -936,6 +947,8 @@ int gate_fh(struct call *c, const u8 **pp, i32 *out)
 		return V_GARBAGE;
 	p += 4;
 	*pp = p + ((len + 3) & ~3u);
+	if (!len)
+		return public_root(out);
 	if (len < 8 + FH_MAC)
 		return ERR_BADHANDLE;
 	u8 fh[FH_MAX];

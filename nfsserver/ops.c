@@ -219,6 +219,8 @@ int vn_lookup(struct call *c)
 	struct stat dst, st;
 	const u8 *p = c->arg;
 	i32 dir = c->obj, o;
+	if (is_public(c))
+		return public_lookup(c);
 	int status = get_name(c, &p, name);
 	if (status)
 		return status;

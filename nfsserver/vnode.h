@@ -47,7 +47,7 @@ enum { OK = 0, ERR_PERM = 1, ERR_NOENT = 2, ERR_IO = 5, ERR_NXIO = 6, ERR_ACCES 
        ERR_TOOSMALL = 10005, ERR_SERVERFAULT = 10006, ERR_BADTYPE = 10007, ERR_JUKEBOX = 10008 };
 
 /* Flags of an export: nfssvc_shim.flags.Ex. */
-enum { EX_ASYNC = 1, EX_CROSSMNT = 2, EX_REMOVABLE = 4, EX_SUBTREE = 8, EX_PATHFH = 0x20, EX_NORDIRPLUS = 0x40, EX_OFFLINE = 0x100, EX_NOACL = 0x200,
+enum { EX_ASYNC = 1, EX_CROSSMNT = 2, EX_REMOVABLE = 4, EX_SUBTREE = 8, EX_PUBLIC = 0x10, EX_PATHFH = 0x20, EX_NORDIRPLUS = 0x40, EX_OFFLINE = 0x100, EX_NOACL = 0x200,
        EX_READABLE_EXEC = 0x400, EX_SINGLEUSER = 0x800, EX_FILEID32 = 0x1000, EX_BRUTEFORCE = 0x2000, EX_REGULAR = 0x4000 };
 
 /* call.rights: what the grant says. */
@@ -74,6 +74,7 @@ struct export {
 	u64 salt;         /* hash of the password, 0 without one */
 	u32 row;          /* in the shared table of export statistics */
 	char *path;
+	char *index;      /* -index, NULL without */
 	u8 rootfh[FH_MAX];
 	u8 rootfh_len;
 	u8 is_dir;
@@ -209,6 +210,11 @@ int garbage(const struct call *c, const u8 *p, size_t need);
 i32 removable_fs(const char *path);
 int removable_attach(struct export *e);
 void vn_release_removable(void);
+
+/* webnfs.c */
+int public_root(i32 *out);
+int public_lookup(struct call *c);
+int is_public(const struct call *c);
 
 /* v2.c */
 #define NFS_PROGRAM 100003u

@@ -313,7 +313,8 @@ class Worker:
         if export.password:
             salt = lib.siphash([0x70617373, 0x776F7264], export.password, len(export.password)) or 1
         fsid = export.fsid or ffi.NULL
-        return int(lib.exp_put(export.expid, int(export.flags), export.path, fsid, salt, lib.exp_row(export.expid)))
+        error = lib.exp_put(export.expid, int(export.flags), export.path, fsid, salt, lib.exp_row(export.expid))
+        return int(error or (lib.exp_index(export.index) if export.index else 0))
 
     def _grant_ident(self, expid: int, peer: Address, flavor: int, cred: Cred) -> int:
         grant = self.table.grant(expid, peer, flavor, cred)

@@ -1,4 +1,4 @@
-"""Removable exports: nothing is kept open between calls, an empty directory stands for an absent medium, one medium is not another."""
+"""Removable exports: nothing stays open between calls, an absent medium is an empty directory, one medium is not another."""
 from __future__ import annotations
 
 import os
