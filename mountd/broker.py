@@ -44,6 +44,7 @@ from .mount import (
     pack_pathconf,
     served_flavors,
 )
+from .own import is_own
 from .passwords import Nonces, parse_secret
 from .rmtab import MountTab
 from .table import Mountable, Table
@@ -181,7 +182,7 @@ class Broker:
             self.mounts.remove(_host(call.peer), clean)
 
     def _dump(self, call: MountCall, answer: Answer) -> None:
-        if not call.local:
+        if not call.local and not is_own(call.peer):
             answer(AcceptStat.PROC_UNAVAIL, b"")  # who mounts what is nobody's business on the net
             return
         self._bounded(call, pack_mountlist(self.mounts, _list_limit(call)), answer)

@@ -14,6 +14,13 @@ set -e
 mount -t tmpfs none /run
 ip link set lo up
 ip addr add 192.0.2.1/32 dev lo
+ip link add v0 type veth peer name v1
+ip netns add outside
+ip link set v1 netns outside
+ip addr add 198.51.100.1/24 dev v0
+ip link set v0 up
+ip netns exec outside ip addr add 198.51.100.2/24 dev v1
+ip netns exec outside ip link set v1 up
 cp -a /etc /run/etc
 mount --bind /run/etc /etc
 rm -f /etc/resolv.conf
