@@ -532,6 +532,20 @@ static u8 mint_removable(const struct export *e, u8 *fh)
 	return (u8)(n + 8 + FH_MAC);
 }
 
+/* subtree_check: is the object still below the export's root?  Its handle is one of the path scheme, so its descriptor came from a
+ * walk and proc(5) knows its path, which a kernel handle's need not. */
+static int strayed(const struct export *e, int fd)
+{
+	char buf[32], root[4097], path[4097];
+	ssize_t n = readlinkat(W.procfd, procpath(e->rootfd, buf), root, sizeof root);
+	ssize_t m = readlinkat(W.procfd, procpath(fd, buf), path, sizeof path);
+	if (n <= 0 || m <= 0 || n == sizeof root || m == sizeof path)
+		return 1;
+	if (n == 1) /* "/" */
+		return 0;
+	return m < n || memcmp(root, path, (size_t)n) || (m > n && path[n] != '/');
+}
+
 /* An object for an O_PATH descriptor, which is taken.  `parent` gives the chain of the path scheme; -1 for an export's root. */
 int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out)
 {
@@ -539,7 +553,7 @@ int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 
 	u8 fh[FH_MAX], len, chain[MAX_DEPTH];
 	if (W.fs[fs].removable && st->st_dev == e->root_dev && st->st_ino == e->root_ino) {
 		len = mint_removable(e, fh);
-	} else if (W.fs[fs].path_scheme) {
+	} else if (by_path(exp, fs)) {
 		u32 depth = 0;
 		if (parent >= 0) {
 			depth = W.objs[parent].fh[2];
@@ -646,7 +660,7 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 		*out = dir;
 		return obj_stat(dir, st);
 	}
-	if (!W.fs[fs].path_scheme && !dotdot) { /* a cached object takes two system calls and no descriptor */
+	if (!by_path(exp, fs) && !dotdot) { /* a cached object takes two system calls and no descriptor */
 		struct kernel_handle k;
 		u8 fh[FH_MAX];
 		int mntid, err = kernel_handle_of(d->fd, name, &k, &mntid);
@@ -696,7 +710,7 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 		}
 	}
 	i32 parent = dir;
-	if (dotdot && W.fs[fs].path_scheme) { /* the chain of a parent is ours without its last byte */
+	if (dotdot && by_path(exp, fs)) { /* the chain of a parent is ours without its last byte */
 		u8 fh[FH_MAX], depth = W.objs[dir].fh[2];
 		u8 len = mint_path(&W.exps[exp], W.objs[dir].fh + 20, depth ? depth - 1u : 0, fd, st, fh);
 		i32 o = obj_find(fh, len);
@@ -732,7 +746,7 @@ u8 name_to_fh(i32 dir, const char *name, u8 *fh, i32 *o, struct stat *st)
 	struct obj *d = &W.objs[dir];
 	struct kernel_handle k;
 	int mntid;
-	if (W.fs[d->fs].path_scheme || kernel_handle_of(d->fd, name, &k, &mntid) || mntid != W.fs[d->fs].mntid)
+	if (by_path(d->exp, d->fs) || kernel_handle_of(d->fd, name, &k, &mntid) || mntid != W.fs[d->fs].mntid)
 		return 0;
 	u8 len = mint_kernel(&W.exps[d->exp], &W.fs[d->fs], &k, fh);
 	*o = obj_find(fh, len);
@@ -878,6 +892,8 @@ static int open_handle(const u8 *fh, u32 len, i32 *out)
 		return status;
 	if (W.fs[e->fs].absent && !(fh[1] & FH_ROOT))
 		return ERR_STALE;
+	if (e->flags & EX_SUBTREE && !(fh[1] & (FH_PATH | FH_ROOT)))
+		return ERR_STALE; /* from before the option: it does not tell where the object lies */
 	if (fh[1] & FH_ROOT) {
 		fs = e->fs;
 		fd = fcntl(e->rootfd, F_DUPFD_CLOEXEC, 0);
@@ -975,6 +991,10 @@ int gate_fh(struct call *c, const u8 **pp, i32 *out)
 		int status = removable_attach(&W.exps[b->exp]);
 		if (status)
 			return status;
+		if (W.exps[b->exp].flags & EX_SUBTREE && strayed(&W.exps[b->exp], b->fd)) {
+			obj_drop(o);
+			return ERR_STALE;
+		}
 		obj_touch(o);
 		*out = o;
 		return 0;

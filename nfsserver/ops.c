@@ -763,7 +763,7 @@ static i32 victim_of(i32 dir, const char *name)
 	struct { struct file_handle h; u8 room[128]; } k;
 	int mntid;
 	k.h.handle_bytes = sizeof k.room;
-	if (W.fs[W.objs[dir].fs].path_scheme || name_to_handle_at(W.objs[dir].fd, name, &k.h, &mntid, 0) || k.h.handle_bytes > 40)
+	if (by_path(W.objs[dir].exp, W.objs[dir].fs) || name_to_handle_at(W.objs[dir].fd, name, &k.h, &mntid, 0) || k.h.handle_bytes > 40)
 		return -1;
 	return obj_of_kernel_handle(dir, &k.h);
 }

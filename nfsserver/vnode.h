@@ -185,6 +185,8 @@ static inline int fd_stat(int fd, struct stat *st)
 #define FH3 (4 + FH_MAX)
 #define UDPMAX 32768u           /* over UDP: a reply with its headers stays under 64 KiB */
 
+/* Handles by the path scheme: where kernel handles do not work, and where the place of an object is looked at (subtree_check). */
+static inline int by_path(i32 exp, i32 fs) { return W.fs[fs].path_scheme || W.exps[exp].flags & EX_SUBTREE; }
 static inline int is_dir(i32 o) { return W.objs[o].type == S_IFDIR >> 12; }
 static inline int is_reg(i32 o) { return W.objs[o].type == S_IFREG >> 12; }
 static inline int is_dots(const char *name) { return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])); }
