@@ -18,7 +18,7 @@ EXTENSIONS = oncrpc/_rpc.abi3.so nfsserver/_vnode.abi3.so nfssvc_shim/_nfssvc.ab
 JOBS ?= 2
 T ?= tests
 
-.PHONY: all build lib serve test lint man install install-lib uninstall clean
+.PHONY: all build lib serve test lint man install install-lib uninstall deb clean
 all: build lib
 
 build: $(VENV)/.stamp $(EXTENSIONS)
@@ -89,6 +89,10 @@ uninstall:
 		$(DESTDIR)$(PREFIX)/lib/pkgconfig/libnfssvc.pc $(DESTDIR)$(PREFIX)/include/nfssvc.h
 	for f in portmap mountd nfsd rc.subr rcorder; do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$f; done
 	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page#man/}; done
+
+# A Debian package beside this directory; needs debhelper dh-python pybuild-plugin-pyproject python3-cffi.
+deb:
+	dpkg-buildpackage -b -us -uc
 
 clean:
 	rm -rf build dist $(VENV) *.egg-info $(EXTENSIONS)
