@@ -6,6 +6,7 @@ all answered: for containers and watchdogs.
 """
 from __future__ import annotations
 
+import errno
 import socket
 from contextlib import closing
 
@@ -74,5 +75,14 @@ def _client(slot: int, program: int, deadline_s: int) -> Client:
         ours = socket.create_connection(listener.getsockname(), deadline_s)
         with closing(listener.accept()[0]) as theirs:
             peer = Address.of("127.0.0.1", ours.getsockname()[1])
-            nfssvc(Nfssvc.ADDSOCK, NfsdArgs(peer, slot), fds=[theirs.fileno()])
+            _hand_over(slot, peer, theirs.fileno())
     return Client(ours, program, VERSION, timeout_s=deadline_s)
+
+
+def _hand_over(slot: int, peer: Address, fd: int) -> None:
+    try:
+        nfssvc(Nfssvc.ADDSOCK, NfsdArgs(peer, slot), fds=[fd])
+    except OSError as exc:
+        if exc.errno in (errno.EAGAIN, errno.ETIMEDOUT):
+            raise Unhealthy(exc.errno, f"worker {slot} takes no connection") from exc
+        raise

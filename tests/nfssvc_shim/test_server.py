@@ -1,6 +1,7 @@
 """nfssvc() against the real server: nfsd with two workers, no mountd, its own directory."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -35,7 +36,7 @@ from nfssvc_shim.records import (
     pack_getfh_args,
     pack_nfsd_args,
 )
-from nfssvc_shim.state import S_COUNTERS
+from nfssvc_shim.state import S_COUNTERS, S_TCPCONN
 from oncrpc.client import Client
 from oncrpc.message import auth_sys
 from oncrpc.xdr import Packer, Unpacker
@@ -347,3 +348,32 @@ def workers(server: Server) -> list[dict[str, int]]:
 def replaced(server: Server, gone: int) -> bool:
     now = workers(server)
     return [bool(worker["alive"]) for worker in now] == [True, True] and gone not in [worker["pid"] for worker in now]
+
+
+# ---- nfsstat check
+
+def check(server: Server, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "nfsstat", "check", *words]
+    env = os.environ | {"NFSSVC_SOCKET": str(server.path)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=env)
+
+
+def test_check_asks_every_worker(server: Server) -> None:
+    before = [s.words[S_TCPCONN] for s in server_stats(server).slots]
+    ran = check(server)
+    assert (ran.returncode, ran.stdout) == (0, "ok: 2 workers answered NULL; 1 exports\n")
+    after = [s.words[S_TCPCONN] for s in server_stats(server).slots]
+    assert all(now > then for now, then in zip(after, before, strict=True))
+
+
+def test_check_says_which_worker_hangs(server: Server) -> None:
+    victim = workers(server)[1]
+    os.kill(victim["pid"], signal.SIGSTOP)
+    try:
+        ran = check(server, "--deadline", "1")
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # the master replaces a worker that hangs
+            os.kill(victim["pid"], signal.SIGCONT)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("nfsstat: worker 1")
+    assert wait_for(lambda: check(server).returncode == 0)
