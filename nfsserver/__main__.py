@@ -10,6 +10,11 @@ import os
 import socket
 import sys
 
+from nfssvc_shim.channel import Channel
+
+from ._vnode import lib
+from .key import make_key, read_key
+from .worker import MAX_OBJECTS, Worker
 
 _WORDS = {"--make-key", "--slot", "--channel-fd", "--state-fd", "--key", "--log"}
 _SWITCHES = {"--v2", "--no-acl"}   # answer NFS version 2, too; do not answer NFS_ACL
@@ -49,7 +54,6 @@ class Options:
 
 def _set_title(title: str) -> None:
     """The name that ps(1) shows: the thread's, and the process's arguments (proc(5): arg_start, arg_end)."""
-    from ._vnode import lib
     with open("/proc/self/comm", "w", encoding="ascii") as file:
         file.write(title[:15])
     with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
@@ -89,7 +93,6 @@ def _log_to(where: str, slot: int, verbose: int) -> None:
 
 
 def main() -> int:
-    from .key import make_key, read_key
     try:
         options = Options(sys.argv[1:])
         if "--make-key" in options.words:
@@ -115,10 +118,6 @@ def _serve(options: Options, key: bytes) -> int:
     slot = options.number("--slot")
     _set_title(f"nfsd: worker {slot}")
     _log_to(options.words.get("--log", "syslog"), slot, options.verbose)
-    from nfssvc_shim.channel import Channel
-
-    from ._vnode import lib
-    from .worker import MAX_OBJECTS, Worker
     channel = Channel(socket.socket(fileno=options.number("--channel-fd")))
     root = os.geteuid() == 0 and _may_setgroups()
     error = lib.vn_init(options.number("--state-fd"), slot, key, MAX_OBJECTS, root, options.harden)

@@ -9,7 +9,7 @@ import sys
 from cffi import FFI
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from oncrpc._build import ffi as rpc_ffi  # noqa: E402
+from oncrpc._build import ffi as rpc_ffi
 
 CDEF = """
 #define V_GRANT ...
@@ -87,15 +87,17 @@ int vn2_readdir(struct call *c);
 int vn2_statfs(struct call *c);
 """
 
+# The functions that vnode.h does not declare, by the beginnings of their lines.
+_DECLARED = ("int vn_", "int vn2_", "u32 vn_", "u64 *vn_", "u64 vn_", "void vn_", "int exp_", "u32 exp_", "void exp_", "i32 fs_",
+             "int ident_get", "int drc_begin", "void drc_forget")
+
 # What vnode.h does not declare, for the wrappers that cffi makes.
 SOURCE = """
 #include "../oncrpc/engine.h"
 #include "vnode.h"
 void vn_sweep(u32, u32, u32);
 void vn_errno_table(const int *);
-""" + "\n".join(line for line in CDEF.splitlines() if line.startswith(("int vn_", "int vn2_", "u32 vn_", "u64 *vn_", "u64 vn_", "void vn_", "int exp_",
-                                                                     "u32 exp_", "void exp_", "i32 fs_", "int ident_get", "int drc_begin",
-                                                                     "void drc_forget")))
+""" + "\n".join(line for line in CDEF.splitlines() if line.startswith(_DECLARED))
 
 ffi = FFI()
 ffi.include(rpc_ffi)
@@ -103,7 +105,8 @@ ffi.cdef(CDEF)
 ffi.set_source(
     "nfsserver._vnode",
     SOURCE,
-    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users", "v2", "acl", "removable", "webnfs")],
+    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users", "v2", "acl",
+                                                "removable", "webnfs")],
     include_dirs=["nfsserver", "oncrpc"],
     depends=["nfsserver/vnode.h", "nfsserver/state.h", "oncrpc/rpc.h", "oncrpc/engine.h"],
     define_macros=[("_GNU_SOURCE", "1")],

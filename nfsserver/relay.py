@@ -12,6 +12,7 @@ import socket
 import struct
 
 from oncrpc._rpc import lib as rpc
+
 from oncrpc.server import Procedure, Program, Server
 
 from ._vnode import ffi

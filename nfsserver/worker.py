@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from oncrpc._rpc import lib as rpc
+
 from nfssvc_shim import state
 from nfssvc_shim.channel import Channel, Message, ProtocolError
 from nfssvc_shim.flags import Nfssvc
@@ -32,7 +34,6 @@ from nfssvc_shim.records import (
     unpack_getfh_args,
     unpack_nfsd_args,
 )
-from oncrpc._rpc import lib as rpc
 from oncrpc.server import Limits, Program, Raw, Server
 from oncrpc.xdr import Packer, Unpacker, XdrError
 
@@ -171,7 +172,7 @@ class Worker:
         row(call)
 
     def _park(self, call: Call, row: Raw, uid: int) -> None:
-        """The call waits until the groups of `uid` are known, with a copy of its arguments (version 2's are not in its record)."""
+        """The call waits until the groups of `uid` are known, with a copy of its arguments (version 2's are not in it)."""
         if call.detached:  # it waited before, and meanwhile all was forgotten
             lib.vn_fail(call, _JUKEBOX)
             return

@@ -27,7 +27,8 @@ def slow_fsync(spot: Spot) -> Iterator[None]:
         pytest.skip("strace is not installed")
     pids = spot.server.worker_pids()
     command = [strace, "-f", "-o", str(spot.server.directory / "slow.log"), "-e", "trace=fsync,fdatasync",
-               "-e", f"inject=fsync,fdatasync:delay_enter={int(SLOW_S * 1e6)}", *(word for pid in pids for word in ("-p", str(pid)))]
+               "-e", f"inject=fsync,fdatasync:delay_enter={int(SLOW_S * 1e6)}",
+               *(word for pid in pids for word in ("-p", str(pid)))]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
         try:
             await_attached(tracer, len(pids))
