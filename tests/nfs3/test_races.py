@@ -37,6 +37,20 @@ while os.path.exists("."):
 """
 
 
+SHRINK = """
+import os, sys
+os.chdir(sys.argv[1])
+print("ready", flush=True)
+fd, whole = os.open("a", os.O_RDWR), b"x" * (1 << 20)
+while os.path.exists("a"):
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, whole, 0)
+    os.ftruncate(fd, 5000)
+    os.ftruncate(fd, 1 << 20)
+    os.pwrite(fd, whole, 0)
+"""
+
+
 @contextmanager
 def racing(spot: Spot, script: str) -> Iterator[None]:
     """A local process that runs `script` in the test's directory until the end of the block."""
@@ -97,6 +111,24 @@ def test_handle_of_a_removed_file_never_reaches_its_successors(spot: Spot) -> No
             assert spot.nfs.write(fh, b"X" * 40).status == STALE
     for name in os.listdir(spot.path):
         assert not spot.local(os.fsencode(name)).read_bytes().startswith(b"X")
+
+
+def test_read_of_a_file_that_shrinks_and_grows_is_whole_or_the_connection_ends(spot: Spot) -> None:
+    """Large READs while another process truncates the file: each reply is consistent, no byte is not the file's."""
+    size = 1 << 20
+    fh, closed = spot.file(b"a", b"x" * size), 0
+    client = spot.server.client(spot.nfs.cred)
+    with racing(spot, SHRINK):
+        for _ in range(300):
+            try:
+                res = client.read(fh, 0, size).must()
+            except (EOFError, ConnectionError):  # better than a record of the wrong length
+                closed += 1
+                client = spot.server.client(spot.nfs.cred)
+                continue
+            assert set(res.data) <= {0, ord("x")} and (res.eof or res.data)
+    client.close()
+    assert closed < 300
 
 
 def test_create_guarded_by_many_is_won_by_one(spot: Spot) -> None:
