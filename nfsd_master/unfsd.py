@@ -176,6 +176,7 @@ class Unfsd:
         words += [] if self._o.portmap else ["--no-portmap"]
         if child is self._nfsd:
             words += ["--key", self._o.key] if self._o.key else []
+            words += ["-V", "2"] * self._o.v2 + ["--no-acl"] * (not self._o.acl)
             return python("nfsd_master.nfsd", *words, "-F", "-n", str(self._o.workers), "-p", str(self._port),
                           "-t" if self._o.tcp_only else "-tu", "--log", "stderr" if self._o.debug else "syslog")
         words += ["-t"] if self._o.tcp_only else []

@@ -11,7 +11,7 @@ from .options import DEFAULT_WORKERS, NFS_PORT, UsageError, address, number
 
 EXPORTS = "/etc/exports"
 USAGE = """usage: unfsd [-h] [-u] [-d] [-e file] [-i file] [-n port] [-m port] [-t] [-p] [-c] [-C path]
-             [-s] [-b] [-l addr] [-r] [-T] [-w] [-3] [--workers n]
+             [-s] [-b] [-l addr] [-r] [-T] [-w] [-3] [-V 2] [--no-acl] [--workers n]
   -h        this text                      -e file   exports file (/etc/exports)
   -u        unprivileged ports             -i file   pid file
   -d        foreground, log to stdout      -n port   NFS port (2049)
@@ -21,6 +21,7 @@ USAGE = """usage: unfsd [-h] [-u] [-d] [-e file] [-i file] [-n port] [-m port] [
   -b        search for moved files         -r        unreadable executables look readable
   -c, -C    cluster extensions             -3        32-bit file ids and cookies
   -w        accepted, no effect            --workers n  worker processes (4)
+  -V 2      NFS version 2 as well          --no-acl  no NFS_ACL (getfacl, setfacl)
   --statedir dir, --socket path, --key file: other places than the usual ones"""
 
 
@@ -41,15 +42,18 @@ class Options:
     statedir: str = ""           # --statedir, --socket, --key: as nfsd's
     socket: str = ""
     key: str = ""
+    v2: bool = False             # NFS version 2 is answered, too
+    acl: bool = True             # NFS_ACL is answered
     throwaway: bool = False      # no state is kept for the next run
     export_flags: list[str] = field(default_factory=lambda: ["crossmnt"])
 
 
 _FLAGS = {"-s": "singleuser", "-b": "bruteforce", "-r": "readable_exec", "-3": "fileid32", "-c": "cluster"}
 _PATHS = {"--statedir": "statedir", "--socket": "socket", "--key": "key"}
-_SHORT = "3bcC:de:hl:m:n:prstTuvwi:"
-_LONG = ["workers=", "help", "statedir=", "socket=", "key="]
-_BOOL = {"-d": ("debug", True), "-t": ("tcp_only", True), "-p": ("portmap", False), "-T": ("test", True), "-h": ("help", True)}
+_SHORT = "3bcC:de:hl:m:n:prstTuvwi:V:"
+_LONG = ["workers=", "help", "statedir=", "socket=", "key=", "no-acl"]
+_BOOL = {"-d": ("debug", True), "-t": ("tcp_only", True), "-p": ("portmap", False), "-T": ("test", True), "-h": ("help", True),
+         "--no-acl": ("acl", False)}
 
 
 def parse(argv: Sequence[str]) -> Options:
@@ -93,6 +97,10 @@ def _set(o: Options, name: str, value: str) -> None:
         o.pidfile = value
     elif name == "--workers":
         o.workers = number(value, "workers", 1, N_SLOTS)
+    elif name == "-V":
+        if value not in ("2", "3"):
+            raise UsageError(f"NFS version {value!r}: 3 is always there, 2 can be added")
+        o.v2 |= value == "2"
     elif name == "-C":
         o.export_flags.append("cluster")
     elif name == "-v":
