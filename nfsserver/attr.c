@@ -88,6 +88,8 @@ int get_sattr(struct call *c, const u8 **pp, struct sattr *s)
 		return V_GARBAGE;
 	if ((s->atime == 2 && s->at.tv_nsec > 999999999) || (s->mtime == 2 && s->mt.tv_nsec > 999999999))
 		return ERR_INVAL;
+	if ((s->set_uid && s->uid == ~0u) || (s->set_gid && s->gid == ~0u))
+		return ERR_INVAL; /* chown(2) would leave it and say that it is done */
 	if (s->set_size && s->size > INT64_MAX)
 		return ERR_FBIG;
 	s->mode &= 07777;

@@ -40,7 +40,7 @@ static u8 dents[DENTS];
 struct page {
 	struct call *c;
 	i32 dir;
-	int plus, strict, root, cache;
+	int plus, search, strict, root, cache; /* search: the caller may look names up here */
 	u32 limit, dircount, names; /* bytes of the whole result; of the names alone (READDIRPLUS), and how many there are */
 	u64 dir_ino;
 	int v2, short_cookies;
@@ -68,12 +68,12 @@ static void note_end(struct page *pg, u64 next)
 
 static u64 ns_of(const struct timespec *t) { return (u64)t->tv_sec * 1000000000u + (u64)t->tv_nsec; }
 
-/* No change of this directory can hide in the tick of the clock that its ctime shows. */
+/* No change of this directory can hide in the tick of the clock that its ctime shows (whole seconds: see settle_ns). */
 static int settled(const struct stat *st)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);
-	return ns_of(&now) > ns_of(&st->st_ctim) + 10000000u;
+	return ns_of(&now) > ns_of(&st->st_ctim) + settle_ns(st);
 }
 
 /* ---- Entries */
@@ -87,6 +87,10 @@ static void put_plus(struct page *pg, const char *name, struct kept_fh *k)
 	u8 room[FH_MAX], len = 0;
 	const u8 *fh = room;
 	i32 o = -1;
+	if (!pg->search) { /* a kept handle would be more than his own look-up gives */
+		put_u64(c, 0);
+		return;
+	}
 	if (k && k->len) {
 		if (k->obj >= 0 && W.objs[k->obj].serial == k->obj_serial && !fd_stat(W.objs[k->obj].fd, &st) && st.st_nlink)
 			o = k->obj, len = k->len;
@@ -281,6 +285,7 @@ static int list(struct call *c, int plus, u64 cookie, u32 dircount, u32 count)
 		return ERR_TOOSMALL;
 	if (plus && become_searcher(c, c->obj, &st))
 		return ERR_JUKEBOX;
+	pg.search = plus && may(c, c->obj, &st, X_OK) == 1;
 	W.objs[c->obj].pins++; /* entries may push others out of the cache */
 	int end, err = 0;
 	for (;;) {

@@ -210,6 +210,12 @@ static u32 set_of(const u64 k[2], lock_t **m)
 	return set;
 }
 
+/* In the order in which it is written here, for a worker may be killed between any two stores. */
+static void set_state(struct entry *e, u32 state)
+{
+	__atomic_store_n(&e->state, state, __ATOMIC_SEQ_CST);
+}
+
 static struct entry *find(u32 set, const u64 k[2])
 {
 	for (u32 i = 0; i < WAYS; i++) {
@@ -280,7 +286,7 @@ int drc_begin(struct call *c)
 	else
 		e = place_in(set);
 	if (e) {
-		e->state = FREE;
+		set_state(e, FREE);
 		e->k0 = k[0];
 		e->k1 = k[1];
 		e->slot = W.slot;
@@ -288,7 +294,7 @@ int drc_begin(struct call *c)
 		e->len = 0;
 		e->when = c->t0;
 		e->note = c->word[1];
-		e->state = RUNNING;
+		set_state(e, RUNNING);
 		set_tag(e, k[0]);
 		c->drc = (u32)(e - entries) + 1;
 		c->drc_gen = (u32)k[1];
@@ -336,7 +342,7 @@ void drc_store(struct call *c)
 	} else {
 		memcpy(e->data, c->res, n);
 		e->len = (u32)n;
-		e->state = DONE;
+		set_state(e, DONE);
 	}
 	shared_unlock((shared_lock *)m);
 	c->drc = 0;

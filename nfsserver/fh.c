@@ -203,10 +203,12 @@ static i32 obj_new(const u8 *fh, u32 len)
 		W.obj_free = (i32)W.objs_used++;
 		W.objs[W.obj_free].next = -1;
 	}
+	/* The two that were used last are those of the call under way, whoever else is pinned. */
+	i32 first = W.lru_head, second = first < 0 ? -1 : W.objs[first].lru_next;
 	if (W.obj_free < 0)
 		for (i32 o = W.lru_tail, prev; o >= 0; o = prev) {
 			prev = W.objs[o].lru_prev;
-			if (!W.objs[o].pins) {
+			if (!W.objs[o].pins && o != first && o != second) {
 				obj_drop(o);
 				break;
 			}
@@ -246,10 +248,10 @@ void vn_sweep(u32 now_s, u32 idle_s, u32 count)
 }
 
 /* Makes room for another data descriptor: those of objects that others were used after are closed, a few at a time. */
-static void spare_data(void)
+void spare_data(void)
 {
 	static u32 hand;
-	for (u32 i = 0; i < 512 && W.row[S_FDS_READ] + W.row[S_FDS_WRITE] >= W.max_data; i++) {
+	for (u32 i = 0; i < 512 && W.objs_used && W.row[S_FDS_READ] + W.row[S_FDS_WRITE] >= W.max_data; i++) {
 		hand = (hand + 1) % W.objs_used;
 		struct obj *b = &W.objs[hand];
 		if (b->used && !b->pins && b->touched != W.now_s)
@@ -386,7 +388,7 @@ int exp_begin(u32 n)
 {
 	exp_free(next_exps, next_n);
 	next_n = 0;
-	next_exps = calloc(n ? n : 1, sizeof *next_exps);
+	next_exps = calloc(n + 1ul, sizeof *next_exps); /* one more: for objects whose export is gone */
 	return next_exps ? 0 : ENOMEM;
 }
 
@@ -452,6 +454,18 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 	return 0;
 }
 
+/* Places in the table are another's now.  An object whose export went goes, too; a call in the pool may still answer with its
+ * attributes, for which there is an empty export behind the last one.  Rights under the new export are the gate's to look at. */
+static void obj_move(i32 o)
+{
+	struct obj *b = &W.objs[o];
+	b->exp = exp_find(b->expid);
+	if (b->exp >= 0)
+		return;
+	b->exp = (i32)W.n_exps;
+	obj_drop(o);
+}
+
 void exp_commit(u32 generation)
 {
 	vn_release_removable();
@@ -463,6 +477,9 @@ void exp_commit(u32 generation)
 	W.generation = generation;
 	W.row[S_GENERATION] = generation;
 	memset(W.grants, 0, N_GRANT * sizeof *W.grants);
+	for (u32 i = 0; i < W.objs_used; i++)
+		if (W.objs[i].used)
+			obj_move((i32)i);
 }
 
 /* ---- Minting. */
@@ -546,6 +563,50 @@ static int strayed(const struct export *e, int fd)
 	return m < n || memcmp(root, path, (size_t)n) || (m > n && path[n] != '/');
 }
 
+static int is_root(i32 exp, const struct stat *st)
+{
+	return st->st_dev == W.exps[exp].root_dev && st->st_ino == W.exps[exp].root_ino;
+}
+
+/* Climbs from directory `fd` to the export's root.  The number of steps, or -1: it is not inside.  The bytes of the first MAX_DEPTH
+ * steps go to `up`, the lowest first. */
+static int climb(i32 exp, int fd, u8 up[MAX_DEPTH])
+{
+	struct stat st, above;
+	int at = fcntl(fd, F_DUPFD_CLOEXEC, 0), depth = -1;
+	for (int i = 0; at >= 0 && i < 4096 && !fd_stat(at, &st); i++) { /* 4096: PATH_MAX of one-letter names is half of it */
+		if (is_root(exp, &st)) {
+			depth = i;
+			break;
+		}
+		if (i < (int)MAX_DEPTH)
+			up[i] = chain_byte(st.st_ino);
+		int next = openat(at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (next < 0)
+			break;
+		close(at);
+		at = next;
+		if (fd_stat(at, &above) || (above.st_dev == st.st_dev && above.st_ino == st.st_ino))
+			break;
+	}
+	if (at >= 0)
+		close(at);
+	return depth;
+}
+
+/* The chain of directory object `dir`: what its handle says, or, where that is the kernel's, found by climbing.  -1: too deep. */
+static int chain_of(i32 dir, u8 chain[MAX_DEPTH])
+{
+	const struct obj *d = &W.objs[dir];
+	u8 up[MAX_DEPTH];
+	int depth = d->fh[1] & FH_PATH ? d->fh[2] : climb(d->exp, d->fd, up);
+	if (depth < 0 || depth > (int)MAX_DEPTH)
+		return -1;
+	for (int i = 0; i < depth; i++)
+		chain[i] = d->fh[1] & FH_PATH ? d->fh[20 + i] : up[depth - 1 - i];
+	return depth;
+}
+
 /* An object for an O_PATH descriptor, which is taken.  `parent` gives the chain of the path scheme; -1 for an export's root. */
 int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out)
 {
@@ -554,17 +615,14 @@ int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 
 	if (W.fs[fs].removable && st->st_dev == e->root_dev && st->st_ino == e->root_ino) {
 		len = mint_removable(e, fh);
 	} else if (by_path(exp, fs)) {
-		u32 depth = 0;
-		if (parent >= 0) {
-			depth = W.objs[parent].fh[2];
-			if (depth >= MAX_DEPTH) {
-				close(fd);
-				return ERR_NAMETOOLONG;
-			}
-			memcpy(chain, W.objs[parent].fh + 20, depth);
-			chain[depth++] = chain_byte(st->st_ino);
+		int depth = parent >= 0 ? chain_of(parent, chain) : 0;
+		if (depth < 0 || depth + (parent >= 0) > (int)MAX_DEPTH) {
+			close(fd);
+			return ERR_NAMETOOLONG;
 		}
-		len = mint_path(e, chain, depth, fd, st, fh);
+		if (parent >= 0)
+			chain[depth++] = chain_byte(st->st_ino);
+		len = mint_path(e, chain, (u32)depth, fd, st, fh);
 	} else {
 		struct kernel_handle k;
 		int mntid, err = kernel_handle_of(fd, "", &k, &mntid);
@@ -614,36 +672,21 @@ int vn_root(i32 exp, i32 *out)
 	return obj_from_fd(exp, W.exps[exp].fs, -1, fd, &st, out);
 }
 
-static int is_root(i32 exp, const struct stat *st)
-{
-	return st->st_dev == W.exps[exp].root_dev && st->st_ino == W.exps[exp].root_ino;
-}
-
 int obj_is_root(i32 o)
 {
 	struct stat st;
 	return W.objs[o].ino == W.exps[W.objs[o].exp].root_ino && !fd_stat(W.objs[o].fd, &st) && is_root(W.objs[o].exp, &st);
 }
 
-/* Is `fd` inside the export?  Climbs to its root; only ".." asks, after a directory may have been moved out of the export. */
-static int inside(i32 exp, int fd)
+/* Is `fd` inside the export?  Only ".." asks, after a directory may have been moved out of the export.  The climb is ours, not the
+ * caller's, who need not be able to search all directories above. */
+static int inside(struct call *c, i32 exp, int fd)
 {
-	struct stat st, up;
-	int at = fcntl(fd, F_DUPFD_CLOEXEC, 0), found = 0;
-	for (int i = 0; at >= 0 && i < 4096 && !fd_stat(at, &st); i++) { /* 4096: PATH_MAX of one-letter names is half of it */
-		if ((found = is_root(exp, &st)))
-			break;
-		int next = openat(at, "..", O_PATH | O_DIRECTORY | O_CLOEXEC);
-		if (next < 0)
-			break;
-		close(at);
-		at = next;
-		if (fd_stat(at, &up) || (up.st_dev == st.st_dev && up.st_ino == st.st_ino))
-			break;
-	}
-	if (at >= 0)
-		close(at);
-	return found;
+	u8 up[MAX_DEPTH];
+	if (W.root && ident_root())
+		return 0;
+	int found = climb(exp, fd, up) >= 0;
+	return ident_become(c->ident) ? 0 : found;
 }
 
 /* Looks `name` up in directory `dir` as the identity in force.  *st has the object's attributes.  0 or nfsstat3. */
@@ -684,7 +727,7 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 		close(fd);
 		return status_of(e);
 	}
-	if (dotdot && !inside(exp, fd)) {
+	if (dotdot && !inside(c, exp, fd)) {
 		close(fd);
 		return ERR_STALE;
 	}
@@ -711,8 +754,13 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 	}
 	i32 parent = dir;
 	if (dotdot && by_path(exp, fs)) { /* the chain of a parent is ours without its last byte */
-		u8 fh[FH_MAX], depth = W.objs[dir].fh[2];
-		u8 len = mint_path(&W.exps[exp], W.objs[dir].fh + 20, depth ? depth - 1u : 0, fd, st, fh);
+		u8 fh[FH_MAX], chain[MAX_DEPTH];
+		int depth = chain_of(dir, chain);
+		if (depth < 0) {
+			close(fd);
+			return ERR_STALE;
+		}
+		u8 len = mint_path(&W.exps[exp], chain, depth ? (u32)depth - 1 : 0, fd, st, fh);
 		i32 o = obj_find(fh, len);
 		if (o < 0 && (o = obj_new(fh, len)) >= 0) {
 			struct obj *b = &W.objs[o];
@@ -901,7 +949,7 @@ static int open_handle(const u8 *fh, u32 len, i32 *out)
 		fs = e->fs;
 		fd = open_path_scheme(e, fh);
 	} else {
-		fs = fs_of_fsid(fh + 8);
+		fs = memcmp(W.fs[e->fs].handle_id, fh + 8, 8) ? fs_of_fsid(fh + 8) : e->fs; /* two copies of one file system share a UUID */
 		if (fs < 0)
 			return e->flags & EX_CROSSMNT ? V_FS : ERR_STALE;
 		if (fs != e->fs && !(e->flags & EX_CROSSMNT))
@@ -1059,7 +1107,7 @@ int may(struct call *c, i32 o, const struct stat *st, int want)
 		}
 		int answer = (v->may & want) == want;
 		clock_gettime(CLOCK_REALTIME, &now);
-		if (ns_of(&now) < ctime + 10000000u) /* a change in the same tick of the clock would not show */
+		if (ns_of(&now) < ctime + settle_ns(st)) /* a change in the same tick of the clock would not show */
 			v->ctime_ns = 0;
 		return answer;
 	}
@@ -1107,8 +1155,7 @@ int obj_open(struct call *c, i32 o, int writing, int *fd, struct stat *attribute
 		*fd = *place;
 		return 0;
 	}
-	if (W.row[S_FDS_READ] + W.row[S_FDS_WRITE] >= W.max_data)
-		spare_data();
+	spare_data();
 	int flags = (writing ? O_WRONLY : O_RDONLY) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | (S_ISDIR(st.st_mode) ? O_DIRECTORY : 0);
 	if (ident_become(c->ident))
 		return ERR_JUKEBOX;

@@ -59,6 +59,7 @@ int sync_fd(i32 o)
 	if (b->rfd < 0 && (is_dir(o) || is_reg(o))) {
 		if (W.root && ident_root())
 			return -1;
+		spare_data();
 		b->rfd = openat(W.procfd, procpath(b->fd, buf), O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
 		if (b->rfd >= 0)
 			W.row[S_FDS_READ]++;
@@ -330,10 +331,9 @@ int vn_read(struct call *c)
 
 static void mark_dirty(struct obj *b)
 {
-	if (!b->dirty) {
-		b->dirty = 1;
+	if (!b->dirty)
 		atomic_fetch_add((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
-	}
+	b->dirty = DIRTY; /* also while a COMMIT runs, which began without this */
 }
 
 static ssize_t write_all(int fd, const u8 *data, u32 count, u64 offset)
@@ -350,13 +350,13 @@ static ssize_t write_all(int fd, const u8 *data, u32 count, u64 offset)
 	return done;
 }
 
-static void put_write(struct call *c, const struct change *ch, u32 n, u32 committed)
+static void put_write(struct call *c, const struct change *ch, u32 n, u32 committed, u64 verf)
 {
 	put_u32(c, OK);
 	put_change(c, ch);
 	put_u32(c, n);
 	put_u32(c, committed);
-	memcpy(c->rep, &W.state[H_VERIFIER], 8);
+	memcpy(c->rep, &verf, 8);
 	c->rep += 8;
 	c->state = 2;
 	c->word[3] = n;
@@ -387,6 +387,7 @@ int vn_write(struct call *c)
 		shared_unlock(ch.lock);
 		return status;
 	}
+	u64 verf = W.state[H_VERIFIER]; /* from before: what is lost from here on changes it */
 	ssize_t n = write_all(fd, p + 20, count, offset);
 	int err = errno;
 	change_end(&ch);
@@ -397,7 +398,7 @@ int vn_write(struct call *c)
 		mark_dirty(&W.objs[o]);
 		if (reply_open(c, 4 + WCC + 16))
 			return V_DROP;
-		put_write(c, &ch, (u32)n, 0);
+		put_write(c, &ch, (u32)n, 0, verf);
 		return vn_close(c, OK);
 	}
 	struct call *d = c->eng->detach(c, 4 + WCC + 16);
@@ -410,7 +411,7 @@ int vn_write(struct call *c)
 	}
 	if (reply_open(d, 4 + WCC + 16))
 		return V_DROP;
-	put_write(d, &ch, (u32)n, stable);
+	put_write(d, &ch, (u32)n, stable, verf);
 	return d == c ? vn_close(c, OK) : pool_sync(d, fd, stable == 1);
 }
 
@@ -430,6 +431,8 @@ int vn_commit(struct call *c)
 	struct call *d = c->eng->detach(c, 4 + WCC + 8);
 	if (!d)
 		return ERR_JUKEBOX;
+	if (W.objs[c->obj].dirty)
+		W.objs[c->obj].dirty = COMMITTING;
 	d->state = 3; /* the reply is made when the data is safe: its verifier must not be older than that */
 	return pool_sync(d, fd, 0);
 }
@@ -439,7 +442,7 @@ int finish_commit(struct call *c)
 {
 	struct stat st;
 	struct obj *b = &W.objs[c->obj];
-	if (b->dirty) {
+	if (b->dirty == COMMITTING) {
 		b->dirty = 0;
 		atomic_fetch_sub((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
 	}
@@ -539,7 +542,7 @@ static int made_object(struct call *c, i32 dir, const char *name, int fd, i32 *o
 		return status_of(e);
 	}
 	int status = obj_from_fd(W.objs[dir].exp, W.objs[dir].fs, dir, path, &st, o);
-	if (status || W.objs[*o].wfd >= 0) {
+	if (status || W.objs[*o].wfd >= 0 || W.row[S_FDS_READ] + W.row[S_FDS_WRITE] >= W.max_data) {
 		close(fd);
 		return status;
 	}
@@ -823,6 +826,10 @@ int vn_rmdir(struct call *c) { return remove_name(c, AT_REMOVEDIR); }
 static int second_handle(struct call *c, const u8 **pp)
 {
 	int status = gate_fh(c, pp, &c->obj2);
+	if (status == V_FS) { /* the row starts again from its first handle */
+		drc_forget(c);
+		c->arg = (const u8 *)(uintptr_t)c->word[2];
+	}
 	if (status) {
 		c->obj2 = -1;
 		return status;
@@ -870,8 +877,8 @@ int vn_rename(struct call *c)
 	if (status == ERR_NOENT && was_there(c) && !fstatat(W.objs[c->obj2].fd, to, &st, AT_SYMLINK_NOFOLLOW)
 	    && ((u64)st.st_ino & NOTE_INO) == (c->word[1] & NOTE_INO))
 		status = 0;
+	change_end(&b); /* first: where the two share a lock it is a's */
 	change_end(&a);
-	change_end(&b);
 	if (gone >= 0 && gone != c->obj && gone != c->obj2)
 		obj_stat(gone, &st);
 	if (status) {

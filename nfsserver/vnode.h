@@ -55,6 +55,8 @@ enum { R_READONLY = 1, R_INSECURE_OK = 2, R_SQUASHED = 4, R_CLIENTS32 = 8 };
 
 struct ident { u32 serial, uid, gid, n; u32 *gids; u32 used; };
 
+enum { DIRTY = 1, COMMITTING = 2 }; /* obj.dirty: not since the COMMIT that runs began */
+
 struct filesystem {
 	u8 fsid[8];
 	u64 dev;
@@ -83,7 +85,7 @@ struct export {
 struct obj {
 	u8 fh[FH_MAX];
 	u8 fhlen, type;          /* type: S_IFMT >> 12 */
-	u8 dirty;                /* unstable writes through wfd since the last COMMIT */
+	u8 dirty;                /* unstable writes through wfd since the last COMMIT: DIRTY, COMMITTING */
 	u8 used;
 	u32 hash, serial, pins;
 	i32 next, lru_prev, lru_next;
@@ -159,6 +161,7 @@ int fh2_of(i32 o, u8 out[32]);
 void fs_probe(struct filesystem *f, int path_scheme);
 int fh2_of_fh3(const u8 *fh, u32 len, u8 out[32]);
 void obj_close_data(i32 o);
+void spare_data(void);
 int ident_adopt(u32 serial, u32 uid, u32 gid, u32 n, const u32 *gids);
 i32 obj_find(const u8 *fh, u32 len);
 const char *procpath(int fd, char buf[32]);
@@ -184,6 +187,9 @@ static inline int fd_stat(int fd, struct stat *st)
 #define WCC (4 + 24 + POST)     /* wcc_data */
 #define FH3 (4 + FH_MAX)
 #define UDPMAX 32768u           /* over UDP: a reply with its headers stays under 64 KiB */
+
+/* How old a ctime must be for a later change to show in it: a tick of the clock, or what file systems with whole seconds have. */
+static inline u64 settle_ns(const struct stat *st) { return st->st_ctim.tv_nsec ? 10000000u : 2000000000u; }
 
 /* Handles by the path scheme: where kernel handles do not work, and where the place of an object is looked at (subtree_check). */
 static inline int by_path(i32 exp, i32 fs) { return W.fs[fs].path_scheme || W.exps[exp].flags & EX_SUBTREE; }
