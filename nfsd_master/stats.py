@@ -12,12 +12,16 @@ from collections.abc import Iterable, Mapping
 
 from nfssvc_shim.records import Export
 from nfssvc_shim.state import (
+    EXPORT_WORDS,
     H_USERS_LOST,
     H_ZEROED,
     N_COUNTERS,
     N_EXPORTS,
     N_SLOTS,
     N_USERS,
+    OFF_DRC,
+    OFF_EXPORTS,
+    OFF_USERS,
     S_CONNECTIONS,
     S_COUNTERS,
     S_FDS_READ,
@@ -35,6 +39,7 @@ from nfssvc_shim.state import (
     U_STATE,
     U_UID,
     U_WRITTEN,
+    USER_WORDS,
     X_EXPID,
     X_READ,
     X_REQUESTS,
@@ -67,20 +72,25 @@ class Stats:
 
     def srvstats(self, slots: Iterable[Slot]) -> bytes:
         """488 bytes of nfsrvstats; then ours: u32 n, and for each running slot SLOT_HEADER and its SLOT_WORDS words."""
-        totals, base = self._totals(), self._state.slot(N_SLOTS).tolist()
-        counters = [(totals[i] - base[i]) & _WRAP for i in range(S_COUNTERS, S_COUNTERS + N_COUNTERS)]
+        span = slice(S_COUNTERS, S_COUNTERS + N_COUNTERS)
+        counted = [self._state.slot(n)[span].tolist() for n in range(N_SLOTS)]
+        base = self._state.slot(N_SLOTS)[span].tolist()
+        counters = [(sum(column) - less) & _WRAP for less, *column in zip(base, *counted, strict=True)]
         rows = [self._slot(slot) for slot in slots]
         return struct.pack(f"={N_COUNTERS}Q", *counters) + struct.pack("=I", len(rows)) + b"".join(rows)
 
     def _slot(self, slot: Slot) -> bytes:
-        row = self._state.slot(slot.number).tolist()
+        row = self._state.slot(slot.number)
         base = self._bases.get(slot.number, [])
-        words = [value if i in _GAUGES or not base else (value - base[i]) & _WRAP for i, value in enumerate(row)]
         head = SLOT_HEADER.pack(slot.number, slot.pid, slot.incarnation, row[S_CONNECTIONS])
+        if not base:
+            return head + bytes(row)
+        words = [value if i in _GAUGES else (value - base[i]) & _WRAP for i, value in enumerate(row.tolist())]
         return head + struct.pack(f"={SLOT_WORDS}Q", *words)
 
     def _totals(self) -> list[int]:
-        return [sum(column) & _WRAP for column in zip(*(self._state.slot(n).tolist() for n in range(N_SLOTS)), strict=True)]
+        rows = [self._state.slot(n).tolist() for n in range(N_SLOTS)]
+        return [sum(column) & _WRAP for column in zip(*rows, strict=True)]
 
     def zero(self) -> None:
         """ZEROSTATS: the rows stay the workers'; what they hold now becomes the base.  Exports and users begin anew."""
@@ -101,7 +111,8 @@ class Stats:
 
     def exportstats(self, table: Mapping[int, Export]) -> bytes:
         """Header and one record of 1049 bytes an export that is in the table."""
-        counts = {row[X_EXPID]: row for row in map(self._state.export, range(N_EXPORTS)) if row[X_EXPID]}
+        ids = self._state.words[OFF_EXPORTS // 8:OFF_USERS // 8:EXPORT_WORDS].tolist()
+        counts = {expid: self._state.export(number) for number, expid in enumerate(ids) if expid in table}
         records = []
         for expid, export in table.items():
             row = counts.get(expid)
@@ -112,7 +123,9 @@ class Stats:
     def users(self) -> list[memoryview]:
         """Rows of active users."""
         since = int(time.time()) - USER_IDLE_S
-        return [row for row in map(self._state.user, range(N_USERS)) if row[U_STATE] and row[U_LAST] >= since]
+        states = self._state.words[OFF_USERS // 8:OFF_DRC // 8:USER_WORDS].tolist()
+        rows = [self._state.user(number) for number, state in enumerate(states) if state]
+        return [row for row in rows if row[U_LAST] >= since]
 
     def usercount(self) -> bytes:
         return struct.pack("=I", len(self.users()))

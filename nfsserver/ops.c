@@ -266,13 +266,14 @@ int vn_readlink(struct call *c)
 
 #define READ_HEAD (4 + POST + 12)
 
-/* The READ3resok around `n` bytes that stand at c->res + READ_HEAD. */
-void finish_read(struct call *c, u64 offset, u32 n, const struct stat *st)
+/* The READ3resok around `n` bytes of `count` that stand at c->res + READ_HEAD.  Nothing where something was asked for is the end,
+ * whatever the size was before: no bytes and no end would be an error to a client. */
+void finish_read(struct call *c, u64 offset, u32 n, u32 count, const struct stat *st)
 {
 	put_u32(c, OK);
 	put_post_op(c, c->obj, st);
 	put_u32(c, n);
-	put_u32(c, offset >= (u64)st->st_size || offset + n >= (u64)st->st_size);
+	put_u32(c, offset >= (u64)st->st_size || offset + n >= (u64)st->st_size || (count && !n));
 	put_u32(c, n);
 	c->rep += n;
 	put_pad(c, n);
@@ -325,7 +326,7 @@ int vn_read(struct call *c)
 		return status_of(errno);
 	if (!got)
 		return pool_read(c, fd, offset, count, &st);
-	finish_read(c, offset, (u32)n, &st);
+	finish_read(c, offset, (u32)n, count, &st);
 	return vn_close(c, OK);
 }
 

@@ -191,7 +191,7 @@ int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *
 	ssize_t n = pread(fd, c->res + 4 + 88 + 12, count, (off_t)offset);
 	if (n < 0)
 		return status_of(errno);
-	finish_read(c, offset, (u32)n, st);
+	finish_read(c, offset, (u32)n, count, st);
 	return vn_close(c, OK);
 }
 
@@ -212,7 +212,7 @@ int vn_done(struct call *c)
 	if (job.kind == JOB_READ) {
 		if (job.err)
 			return job.err == ENOMEM ? ERR_JUKEBOX : status_of(job.err);
-		finish_read(c, job.offset, (u32)job.n, &job.st);
+		finish_read(c, job.offset, (u32)job.n, job.count, &job.st);
 		return vn_close(c, OK);
 	}
 	if (job.err) { /* the kernel has forgotten the pages: whoever wrote unstably must write again */

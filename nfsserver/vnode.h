@@ -198,7 +198,7 @@ static inline int is_reg(i32 o) { return W.objs[o].type == S_IFREG >> 12; }
 static inline int is_dots(const char *name) { return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])); }
 
 /* ops.c */
-void finish_read(struct call *c, u64 offset, u32 n, const struct stat *st);
+void finish_read(struct call *c, u64 offset, u32 n, u32 count, const struct stat *st);
 int finish_commit(struct call *c);
 int sync_fd(i32 o);
 

@@ -58,6 +58,8 @@ PARKED_ROOM = 1024      # of the reply of a call that waits for its caller's gro
 THREADS = 4             # for what may wait for a disk
 GARBAGE_ARGS = 4
 
+_ENGINE_WORDS = (state.S_TCPCONN, state.S_PACKETS_UDP, state.S_PACKETS_TCP, state.S_BADAUTH, state.S_BADFMT, state.S_BADCALLS,
+                 state.S_EXCEPTIONS)
 _JUKEBOX, _STALE = int(Nfsstat3.JUKEBOX), int(Nfsstat3.STALE)
 
 
@@ -70,6 +72,8 @@ class Worker:
         self._channel = channel
         self._state = lib.vn_state()
         self._row = lib.vn_row()
+        self._left = {word: int(self._row[word]) for word in _ENGINE_WORDS}
+        self._tcp_connections = 0
         self._stopping = False
         versions = {2: nfs2(self._answer)} if v2 else {}
         self._server = Server([Program(NFS_PROGRAM, {**versions, 3: nfs3(self._answer)})], limits=Limits())
@@ -125,15 +129,15 @@ class Worker:
         self._server.call_later(TICK_S, self._tick)
 
     def _count(self) -> None:
+        """The RPC engine's counters into the slot's row, on top of what the slot's earlier workers left there."""
         count, row = self._server.counters(), self._row
         row[state.S_CONNECTIONS] = count["conns"]
-        row[state.S_TCPCONN] = count["accepted"]
-        row[state.S_PACKETS_UDP] = count["udp_in"]
-        row[state.S_PACKETS_TCP] = max(0, count["calls"] - count["udp_in"])
-        row[state.S_BADAUTH] = count["badauth"]
-        row[state.S_BADFMT] = count["garbage"] + count["badrecord"]
-        row[state.S_BADCALLS] = count["badauth"] + count["garbage"] + count["badrecord"] + count["denied"]
-        row[state.S_EXCEPTIONS] = count["mistakes"]
+        for word, number in ((state.S_TCPCONN, self._tcp_connections), (state.S_PACKETS_UDP, count["udp_in"]),
+                             (state.S_PACKETS_TCP, max(0, count["calls"] - count["udp_in"])), (state.S_BADAUTH, count["badauth"]),
+                             (state.S_BADFMT, count["garbage"] + count["badrecord"]),
+                             (state.S_BADCALLS, count["badauth"] + count["garbage"] + count["badrecord"] + count["denied"]),
+                             (state.S_EXCEPTIONS, count["mistakes"])):
+            row[word] = self._left[word] + number
 
     # ---- calls
 
@@ -282,6 +286,7 @@ class Worker:
             self._server.datagram(sock)
         elif kind == socket.SOCK_STREAM and args.name is not None:
             self._server.connection(sock)
+            self._tcp_connections += 1
             self._row[state.S_CONNECTIONS] = self._server.counters()["conns"]
         else:
             sock.close()
