@@ -18,7 +18,7 @@ EXTENSIONS = oncrpc/_rpc.abi3.so nfsserver/_vnode.abi3.so nfssvc_shim/_nfssvc.ab
 JOBS ?= 2
 T ?= tests
 
-.PHONY: all build lib serve test lint man install install-lib uninstall deb clean
+.PHONY: all build lib serve test lint man install install-lib install-programs uninstall deb clean
 all: build lib
 
 build: $(VENV)/.stamp $(EXTENSIONS)
@@ -68,13 +68,25 @@ lint: build
 man:
 	@for page in man/*.[1-8]; do mandoc -T lint -W warning "$$page" || exit 1; done
 
-# The parts that Python's installer has no place for; the daemons themselves come with `pip install .`.
-install: lib install-lib
-	install -d $(DESTDIR)$(PREFIX)/etc/rc.d
-	install -m 755 rc.d/portmap rc.d/mountd rc.d/nfsd rc.d/rcorder $(DESTDIR)$(PREFIX)/etc/rc.d/
+# The programs live in a virtual environment of their own, with links where PATH finds them; the rest beside them.
+PROGRAMS = nfsd mountd portmap unfsd nfsstat showmount rpcinfo
+install: install-lib install-programs
+	install -d $(DESTDIR)$(PREFIX)/etc/rc.d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -m 755 rc.d/portmap rc.d/mountd rc.d/nfsd rc.d/rcorder rc.d/rc $(DESTDIR)$(PREFIX)/etc/rc.d/
 	install -m 644 rc.d/rc.subr $(DESTDIR)$(PREFIX)/etc/rc.d/
+	for unit in nfsd.service nfsd.socket mountd.service portmap.service; do \
+		sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; done
 	for page in man/*.[1-8]; do d=$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; \
 		install -d $$d && install -m 644 $$page $$d/ || exit 1; done
+
+# Not with DESTDIR: a virtual environment knows its own path.
+install-programs:
+	@PYTHON="$(PYTHON)" sh tools/deps.sh build
+	@test -z "$(DESTDIR)" || { echo "make install: programs cannot be installed with DESTDIR; use make deb"; exit 1; }
+	"$(PYTHON)" -m venv $(PREFIX)/lib/nfssvc
+	$(PREFIX)/lib/nfssvc/bin/python -m pip install -qq --disable-pip-version-check '.[screen,prometheus]'
+	install -d $(PREFIX)/bin
+	for name in $(PROGRAMS); do ln -sf $(PREFIX)/lib/nfssvc/bin/$$name $(PREFIX)/bin/$$name || exit 1; done
 
 install-lib: lib
 	install -d $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include
@@ -87,7 +99,10 @@ install-lib: lib
 uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/lib/libnfssvc.so $(DESTDIR)$(PREFIX)/lib/libnfssvc.so.0 \
 		$(DESTDIR)$(PREFIX)/lib/pkgconfig/libnfssvc.pc $(DESTDIR)$(PREFIX)/include/nfssvc.h
-	for f in portmap mountd nfsd rc.subr rcorder; do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$f; done
+	rm -rf $(DESTDIR)$(PREFIX)/lib/nfssvc
+	for f in $(PROGRAMS); do rm -f $(DESTDIR)$(PREFIX)/bin/$$f; done
+	for f in portmap mountd nfsd rc.subr rcorder rc; do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$f; done
+	for f in nfsd.service nfsd.socket mountd.service portmap.service; do rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$f; done
 	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page#man/}; done
 
 # A Debian package beside this directory; needs debhelper dh-python pybuild-plugin-pyproject python3-cffi.
