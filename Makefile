@@ -74,6 +74,9 @@ install: install-lib install-programs
 	install -d $(DESTDIR)$(PREFIX)/etc/rc.d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -m 755 rc.d/portmap rc.d/mountd rc.d/nfsd rc.d/rcorder rc.d/rc $(DESTDIR)$(PREFIX)/etc/rc.d/
 	install -m 644 rc.d/rc.subr $(DESTDIR)$(PREFIX)/etc/rc.d/
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	for name in $(PROGRAMS); do install -m 644 completion/nfssvc.bash \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$name || exit 1; done
 	for unit in nfsd.service nfsd.socket mountd.service portmap.service; do \
 		sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; done
 	for page in man/*.[1-8]; do d=$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; \
@@ -100,7 +103,7 @@ uninstall:
 	rm -f $(DESTDIR)$(PREFIX)/lib/libnfssvc.so $(DESTDIR)$(PREFIX)/lib/libnfssvc.so.0 \
 		$(DESTDIR)$(PREFIX)/lib/pkgconfig/libnfssvc.pc $(DESTDIR)$(PREFIX)/include/nfssvc.h
 	rm -rf $(DESTDIR)$(PREFIX)/lib/nfssvc
-	for f in $(PROGRAMS); do rm -f $(DESTDIR)$(PREFIX)/bin/$$f; done
+	for f in $(PROGRAMS); do rm -f $(DESTDIR)$(PREFIX)/bin/$$f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$f; done
 	for f in portmap mountd nfsd rc.subr rcorder rc; do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$f; done
 	for f in nfsd.service nfsd.socket mountd.service portmap.service; do rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$f; done
 	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page#man/}; done

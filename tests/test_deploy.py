@@ -83,3 +83,20 @@ def test_every_option_of_the_help_is_in_the_manual(page: str, module: str) -> No
 @pytest.mark.parametrize("shell", ["dash", "bash"])
 def test_shell_script_parses(script: Path, shell: str) -> None:
     subprocess.run([need(shell), "-n", str(script)], check=True)
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    (["nfsd", "st"], {"start", "stop", "status"}), (["nfsd", "verbose", ""], {"up", "down"}),
+    (["nfsd", "--stated"], {"--statedir"}), (["nfsstat", "-n", "u"], {"user"}), (["nfsstat", "--lin"], {"--linux"}), (["unfsd", "--work"], {"--workers"}),
+    (["portmap", "--read"], {"--ready-fd"}), (["mountd", "--no-p"], {"--no-portmap"}),
+])
+def test_completion_offers_what_the_program_has(tmp_path: Path, line: list[str], expected: set[str]) -> None:
+    for name, module in HELP.items():
+        program = tmp_path / name.partition(".")[0]
+        program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m {module} "$@"\n')
+        program.chmod(0o755)
+    code = 'source "$1"; shift; _nfssvc "$1" "${@: -1}" "${@: -2:1}"; printf "%s\\n" "${COMPREPLY[@]}"'
+    script = str(ROOT / "completion" / "nfssvc.bash")
+    ran = subprocess.run([need("bash"), "-c", code, "bash", script, str(tmp_path / line[0]), *line[1:]], capture_output=True,
+                         text=True, check=True)
+    assert set(ran.stdout.split()) == expected
