@@ -87,7 +87,8 @@ def test_shell_script_parses(script: Path, shell: str) -> None:
 
 @pytest.mark.parametrize(("line", "expected"), [
     (["nfsd", "st"], {"start", "stop", "status"}), (["nfsd", "verbose", ""], {"up", "down"}),
-    (["nfsd", "--stated"], {"--statedir"}), (["nfsstat", "-n", "u"], {"user"}), (["nfsstat", "--lin"], {"--linux"}), (["unfsd", "--work"], {"--workers"}),
+    (["nfsd", "--stated"], {"--statedir"}), (["nfsstat", "-n", "u"], {"user"}),
+    (["nfsstat", "--lin"], {"--linux"}), (["unfsd", "--work"], {"--workers"}),
     (["portmap", "--read"], {"--ready-fd"}), (["mountd", "--no-p"], {"--no-portmap"}),
 ])
 def test_completion_offers_what_the_program_has(tmp_path: Path, line: list[str], expected: set[str]) -> None:
