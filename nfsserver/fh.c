@@ -902,7 +902,11 @@ static int open_kernel_scheme(const struct filesystem *f, u32 type, const u8 *by
 	k.h.handle_bytes = n;
 	k.h.handle_type = (int)type;
 	memcpy(k.h.f_handle, bytes, n);
-	return open_by_handle_at(f->mntfd, &k.h, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	int fd, tries = 0;
+	do /* ENOMEM is also what it says of an inode number that is being given to a new file at this moment */
+		fd = open_by_handle_at(f->mntfd, &k.h, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	while (fd < 0 && errno == ENOMEM && ++tries < 8);
+	return fd;
 }
 
 /* Shape and MAC.  0, ERR_BADHANDLE, ERR_STALE (good once, but the export is gone).  *exp: its place. */
