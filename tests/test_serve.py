@@ -111,6 +111,26 @@ def test_ctrl_c_ends_everything_and_leaves_nothing(served: Served) -> None:
     assert [pid for pid in pids if os.path.exists(f"/proc/{pid}") and not zombie(pid)] == []
 
 
+def test_it_uses_an_empty_run_directory_and_removes_both_sockets(tree: Path) -> None:
+    """The namespaces are a bystander's, who sees what is left when the server has gone."""
+    script = (f"mkdir /run/nfsd && timeout -s INT 4 {sys.executable} {ROOT}/tools/serve.py --dir '{tree}' --workers 1; "
+              "echo status $?; find /run -mindepth 1")
+    out = subprocess.run(["unshare", "--net", "--mount", "sh", "-c", SETUP, "sh", "sh", "-c", script], capture_output=True,
+                         text=True, timeout=40, check=False).stdout
+    assert "NFSSVC_SOCKET" not in out
+    assert "Ctrl-C stops it.\nstatus " in out
+    assert out.rpartition("status ")[2].split("\n")[1:] == [""]
+
+
+def test_a_second_server_leaves_the_first_one_registered(served: Served, tree: Path) -> None:
+    served.banner()
+    before = served.inside(sys.executable, "-m", "portmap.rpcinfo", "-p")
+    second = f"timeout -s INT 4 {sys.executable} {ROOT}/tools/serve.py --dir '{tree}' --workers 1"
+    said = served.inside("sh", "-c", second + "; true")
+    assert "no portmap needed" in said
+    assert served.inside(sys.executable, "-m", "portmap.rpcinfo", "-p") == before
+
+
 def zombie(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -120,7 +140,10 @@ def zombie(pid: int) -> bool:
 
 @pytest.mark.parametrize(("argv", "said"), [
     (["--dir", "/nonexistent"], "/nonexistent is not a directory"),
-    (["--port", "notanumber"], "invalid int value"),
+    (["--port", "notanumber"], "port: 'notanumber' is not a number from 1 to 65535"),
+    (["--port", "99999"], "not a number from 1 to 65535"),
+    (["--workers", "0"], "workers: '0' is not a number from 1 to 64"),
+    (["--to", "10.0.0.0/99"], "TO=10.0.0.0/99 is no host or network"),
     (["--port", "1", "--dir", "/etc/passwd"], "not a directory"),
 ])
 def test_wrong_words_are_one_line_and_start_nothing(argv: list[str], said: str) -> None:
