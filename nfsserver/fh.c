@@ -376,7 +376,7 @@ i32 exp_find(u32 id)
 static void exp_free(struct export *e, u32 n)
 {
 	for (u32 i = 0; i < n; i++) {
-		if (e[i].rootfd >= 0)
+		if (e[i].rootfd >= 0 && !e[i].borrowed)
 			close(e[i].rootfd);
 		free(e[i].path);
 		free(e[i].index);
@@ -449,8 +449,16 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 		close(fd);
 		return ENOMEM;
 	}
+	/* A root that stands keeps its descriptor: two tables of 10,000 exports would not fit into 20,000 files. */
+	i32 old = exp_find(id);
+	u8 borrowed = old >= 0 && !(W.exps[old].flags & EX_REMOVABLE) && W.exps[old].rootfd >= 0 && W.exps[old].root_dev == st.st_dev
+		      && W.exps[old].root_ino == st.st_ino;
+	if (borrowed) {
+		close(fd);
+		fd = W.exps[old].rootfd;
+	}
 	next_exps[next_n++] = (struct export){ .id = id, .flags = flags, .fs = fs, .rootfd = fd, .root_dev = st.st_dev, .root_ino = st.st_ino,
-					       .salt = salt, .row = row, .path = copy, .is_dir = (u8)is_dir };
+					       .salt = salt, .row = row, .path = copy, .is_dir = (u8)is_dir, .borrowed = borrowed };
 	return 0;
 }
 
@@ -469,6 +477,11 @@ static void obj_move(i32 o)
 void exp_commit(u32 generation)
 {
 	vn_release_removable();
+	for (u32 i = 0; i < next_n; i++)
+		if (next_exps[i].borrowed) {
+			W.exps[exp_find(next_exps[i].id)].rootfd = -1;
+			next_exps[i].borrowed = 0;
+		}
 	exp_free(W.exps, W.n_exps);
 	W.exps = next_exps;
 	W.n_exps = next_n;

@@ -80,6 +80,7 @@ struct export {
 	u8 rootfh[FH_MAX];
 	u8 rootfh_len;
 	u8 is_dir;
+	u8 borrowed;      /* in a table that is being made: rootfd is still the old table's */
 };
 
 struct obj {
