@@ -8,6 +8,8 @@ Files are served as the directory's owner (all_squash), except root's: those wit
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ipaddress
 import os
 import select
 import shutil
@@ -16,14 +18,21 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import prctl
 
-NFS_PORT, PORTMAP_PORT = 2049, 111
+from oncrpc.message import RpcError
+from oncrpc.pmap import Pmap
+
+NFS_PROG, NFS_PORT, PORTMAP_PORT = 100003, 2049, 111
+MAX_WORKERS = 64        # nfsd's
+PORTMAP_SOCKET = Path("/run/rpcbind.sock")
 READY_S = 20.0          # a daemon that is not ready by then is not going to be
 STOP_S = 5.0            # what each daemon promises to stop in
 NOBODY = 65534
@@ -96,13 +105,36 @@ def sample_tree() -> Path:
 def state_directory() -> Path:
     """Where tools look by default, when nobody uses it; else a new one."""
     runtime = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "")
-    if runtime and os.access(runtime, os.W_OK) and not (Path(runtime) / "nfsd").exists():
+    if runtime and os.access(runtime, os.W_OK):
         path = Path(runtime) / "nfsd"
-        path.mkdir(mode=0o755)
-        return path
+        with contextlib.suppress(OSError):
+            path.rmdir()  # an empty one is nobody's
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o755)
+            return path
     path = Path(tempfile.mkdtemp(prefix="nfsd-"))
     path.chmod(0o755)
     return path
+
+
+def another_is_registered() -> bool:
+    """The port mapper here knows an NFS server already: clients that ask it are that one's."""
+    try:
+        with Pmap() as mapper:
+            return any(entry.prog == NFS_PROG for entry in mapper.dump())
+    except (OSError, RpcError):
+        return True  # what holds 111 does not talk to us
+
+
+def remove_stale(path: Path) -> None:
+    """A unix socket that nobody answers: portmap, without its rights, cannot remove its own."""
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            pass
 
 
 def exports_text(plan: Plan) -> str:
@@ -137,13 +169,15 @@ class Daemons:
 
     def stop(self) -> None:
         """Last started, first stopped: mountd and nfsd unregister while portmap is there."""
-        for _, child in reversed(self.running):
+        for name, child in reversed(self.running):
             child.terminate()
             try:
                 child.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
+            if name == "portmap":
+                remove_stale(PORTMAP_SOCKET)
 
     def wait_for_end(self) -> str:
         """Returns the name of a daemon that ended by itself; a signal interrupts."""
@@ -161,7 +195,7 @@ def start_all(plan: Plan, daemons: Daemons) -> bool:
     binds = [word for address in plan.binds for word in ("-h", address)]
     if ours:
         daemons.wait_ready("portmap", daemons.start("portmap", "portmap", "-f", *binds))
-    mapped = ours or (plan.root and not can_bind(PORTMAP_PORT))
+    mapped = ours or (plan.root and not another_is_registered())
     quiet = [] if mapped else ["--no-portmap"]
     nfsd = daemons.start("nfsd", "nfsd_master", "-F", "-n", str(plan.workers), "-p", str(plan.port), *binds, *quiet, "--statedir",
                          str(plan.statedir), "--socket", str(plan.socket), "--key", str(plan.statedir / "key"), "--log", "stderr")
@@ -211,12 +245,27 @@ def banner(plan: Plan, mapped: bool) -> str:
     ])
 
 
+class Parser(argparse.ArgumentParser):
+    """One line about what is wrong: who runs make has not seen our options."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SystemExit(f"make serve: {message.removeprefix('argument --')}")
+
+
+def number_up_to(most: int, least: int = 1) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"'{text}' is not a number from {least} to {most}")
+        return int(text)
+    return number
+
+
 def read_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make serve", description="Serve one directory over NFS, in the foreground.")
+    parser = Parser(prog="make serve", description="Serve one directory over NFS, in the foreground.")
     parser.add_argument("--dir", type=Path, help="what to export (default: a sample tree)")
-    parser.add_argument("--port", type=int, default=0, help="default: 2049 where it is free")
+    parser.add_argument("--port", type=number_up_to(65535), default=0, help="default: 2049 where it is free")
     parser.add_argument("--to", default="", help="hosts or networks that may mount, by commas (default: this machine)")
-    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--workers", type=number_up_to(MAX_WORKERS), default=4)
     return parser.parse_args()
 
 
@@ -227,7 +276,18 @@ def make_plan(options: argparse.Namespace) -> Plan:
     if options.port and not can_bind(options.port):
         raise SystemExit(f"make serve: port {options.port} is taken, or not for this user")
     clients = tuple(word for word in options.to.split(",") if word) or LOOPBACK
+    check_clients(clients)
     return Plan(directory.resolve(), options.port or free_port(), clients, options.workers, state_directory())
+
+
+def check_clients(clients: tuple[str, ...]) -> None:
+    """mountd would refuse them, but when the others have started; names are its business."""
+    for client in clients:
+        if set(client) <= set("0123456789./"):
+            try:
+                ipaddress.IPv4Network(client, strict=False)
+            except ValueError as exc:
+                raise SystemExit(f"make serve: TO={client} is no host or network: {exc}") from exc
 
 
 def main() -> int:
