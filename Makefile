@@ -25,6 +25,7 @@ build: $(VENV)/.stamp $(EXTENSIONS)
 
 $(VENV)/.stamp: pyproject.toml setup.py tools/deps.sh
 	@PYTHON="$(PYTHON)" sh tools/deps.sh build
+	@echo "setting up $(VENV) and building: a minute or two, the first time"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'setuptools>=68' wheel 'cffi>=1.16'
 	@# compat: a plain path in a .pth file, which `python -I -m nfsserver` reads too, and faster than an import hook
@@ -52,7 +53,7 @@ $(BUILD)/libnfssvc.so: $(LIBSOURCES) nfssvc_shim/nfssvc.h nfssvc_shim/wire.h
 	@ln -sf libnfssvc.so.0 $@
 
 serve: build
-	@exec $(BIN)/python tools/serve.py $(if $(DIR),--dir '$(DIR)') $(if $(PORT),--port '$(PORT)') \
+	@exec $(BIN)/python tools/serve.py $(if $(DIR),--dir '$(subst ','\'',$(DIR))') $(if $(PORT),--port '$(PORT)') \
 		$(if $(TO),--to '$(TO)') $(if $(WORKERS),--workers '$(WORKERS)')
 
 test: build lib

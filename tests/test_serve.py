@@ -115,7 +115,8 @@ def briefly(tree: Path) -> str:
     """Shell words: a server of its own, ended when it has said everything."""
     log = tree.parent / "log"
     return (f"touch {log}; {sys.executable} {ROOT}/tools/serve.py --dir '{tree}' --workers 1 >{log} & pid=$!; "
-            f"until grep -q ^Ctrl-C {log} || ! kill -0 $pid; do sleep 0.1; done; kill $pid; wait $pid; end=$?; cat {log}; (exit $end)")
+            f"until grep -q ^Ctrl-C {log} || ! kill -0 $pid; do sleep 0.1; done; "
+            f"kill $pid; wait $pid; end=$?; cat {log}; (exit $end)")
 
 
 def test_it_uses_an_empty_run_directory_and_removes_both_sockets(tree: Path) -> None:
