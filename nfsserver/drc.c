@@ -26,6 +26,7 @@
 #define N_SETS (N_ENTRIES / WAYS)
 #define DATA (ENTRY - 56)                     /* the largest reply of a change is CREATE3resok: 288 bytes */
 #define READY 0x4452433032ull                 /* "DRC02" */
+#define KEEP_NS (900 * 1000000000ull)         /* the longest time-out of a Linux client is 600 s; later it is another's xid */
 #define SPINS 200                             /* tries before a waiter gives up its turn on the processor */
 #define DOUBTS 2000                           /* turns given up before it looks whether the owner lives: some ms */
 
@@ -270,20 +271,20 @@ int drc_begin(struct call *c)
 	c->word[1] = 0;
 	take(m);
 	struct entry *e = find(set, k);
-	if (e && e->state == DONE) {
+	if (e && e->state == DONE && c->t0 - e->when < KEEP_NS) {
 		u32 len = e->len > DATA ? 0 : e->len;
 		memcpy(data, e->data, len);
 		shared_unlock((shared_lock *)m);
 		return replay(c, data, len);
 	}
-	if (e && lives(e->slot, e->incarnation)) {
+	if (e && e->state == RUNNING && lives(e->slot, e->incarnation)) {
 		shared_unlock((shared_lock *)m);
 		W.row[S_COUNTERS + C_INPROG_HITS]++;
 		return V_DROP;
 	}
-	if (e)
+	if (e && e->state == RUNNING)
 		c->word[1] = e->note;
-	else
+	else if (!e)
 		e = place_in(set);
 	if (e) {
 		set_state(e, FREE);

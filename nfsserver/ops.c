@@ -67,6 +67,34 @@ int sync_fd(i32 o)
 	return b->rfd;
 }
 
+/* What has to be synced before a change of `o` may be called durable: -1 is nothing (async), *whole its file system.  That is for
+ * what has no descriptor of its own, as symbolic links and devices, or none now. */
+static int durable_fd(const struct call *c, i32 o, int *whole)
+{
+	int fd = *whole = 0;
+	if (is_async(c))
+		return -1;
+	if ((fd = sync_fd(o)) >= 0)
+		return fd;
+	int mntfd = W.fs[W.objs[o].fs].mntfd;
+	if ((fd = fcntl(mntfd, F_DUPFD_CLOEXEC, 0)) >= 0)
+		*whole = 1;
+	else if (syncfs(mntfd)) /* no descriptor left: here and now */
+		verifier_change();
+	return fd;
+}
+
+/* In the loop, where the call cannot wait for the pool.  0 or an errno. */
+static int sync_here(int fd, int fd2, int whole)
+{
+	int err = fd2 >= 0 && fsync(fd2) ? errno : 0;
+	if ((whole ? syncfs(fd) : fsync(fd)) && !err)
+		err = errno;
+	if (whole)
+		close(fd);
+	return err;
+}
+
 /* ---- What was there before a change, for the case that this worker dies before it answers (drc.c).  Whoever takes the retransmission
  * over compares that with what is there now: absent before and there now, or the other way round, is this call's own doing, as long
  * as nobody else touches the name. */
@@ -168,18 +196,19 @@ int vn_setattr(struct call *c)
 	change_end(&ch);
 	if (status)
 		return change_fail(c, &ch, (u32)status);
-	int fd = is_async(c) ? -1 : sync_fd(c->obj);
+	int whole, fd = durable_fd(c, c->obj, &whole);
 	struct call *d = fd < 0 ? c : c->eng->detach(c, 4 + WCC);
 	if (!d) {
-		if (fsync(fd))
+		if (sync_here(fd, -1, whole))
 			return ERR_IO;
+		fd = -1;
 		d = c;
 	}
 	if (reply_open(d, 4 + WCC))
 		return V_DROP;
 	put_u32(d, OK);
 	put_change(d, &ch);
-	return d == c ? vn_close(c, OK) : pool_sync(d, fd, -1);
+	return d == c ? vn_close(c, OK) : pool_sync_more(d, fd, -1, whole);
 }
 
 int vn_access(struct call *c)
@@ -462,15 +491,11 @@ int finish_commit(struct call *c)
 static int reply_made(struct call *c, struct change *ch, i32 o, int extra_sync)
 {
 	struct stat st;
-	int fd = is_async(c) ? -1 : sync_fd(ch->dir), has = o >= 0 && !fd_stat(W.objs[o].fd, &st);
-	if (fd >= 0 && extra_sync && o >= 0) {
-		int file = sync_fd(o);
-		if (file >= 0 && fsync(file))
-			return ERR_IO;
-	}
+	int whole, fd = durable_fd(c, ch->dir, &whole), has = o >= 0 && !fd_stat(W.objs[o].fd, &st);
+	int file = fd >= 0 && extra_sync && o >= 0 ? sync_fd(o) : -1;
 	struct call *d = fd < 0 ? c : c->eng->detach(c, 4 + 4 + FH3 + POST + WCC);
 	if (!d) {
-		if (fsync(fd))
+		if (sync_here(fd, file, whole))
 			return ERR_IO;
 		d = c;
 	}
@@ -482,7 +507,10 @@ static int reply_made(struct call *c, struct change *ch, i32 o, int extra_sync)
 		put_fh(d, o);
 	put_post_op(d, o, has ? &st : NULL);
 	put_change(d, ch);
-	return d == c ? vn_close(c, OK) : pool_sync(d, fd, -1);
+	if (d == c)
+		return vn_close(c, OK);
+	d->obj2 = o; /* stays while its descriptor is used */
+	return pool_sync_more(d, fd, file, whole);
 }
 
 /* Start of every change of a directory: type, name, identity. */
@@ -775,15 +803,10 @@ static i32 victim_of(i32 dir, const char *name)
 static int reply_changed(struct call *c, struct change *ch, struct change *ch2, const struct stat *file, int has_file)
 {
 	size_t room = 4 + POST + 2 * WCC;
-	int fd = is_async(c) ? -1 : sync_fd(ch->dir);
-	if (fd >= 0 && ch2) {
-		int fd2 = sync_fd(ch2->dir);
-		if (fd2 >= 0 && ch2->dir != ch->dir && fsync(fd2))
-			return ERR_IO;
-	}
+	int whole, fd = durable_fd(c, ch->dir, &whole), fd2 = fd >= 0 && ch2 && ch2->dir != ch->dir ? sync_fd(ch2->dir) : -1;
 	struct call *d = fd < 0 ? c : c->eng->detach(c, room);
 	if (!d) {
-		if (fsync(fd))
+		if (sync_here(fd, fd2, whole))
 			return ERR_IO;
 		d = c;
 	}
@@ -795,7 +818,7 @@ static int reply_changed(struct call *c, struct change *ch, struct change *ch2, 
 	put_change(d, ch);
 	if (ch2)
 		put_change(d, ch2);
-	return d == c ? vn_close(c, OK) : pool_sync(d, fd, -1);
+	return d == c ? vn_close(c, OK) : pool_sync_more(d, fd, fd2, whole);
 }
 
 static int remove_name(struct call *c, int flag)

@@ -7,12 +7,12 @@
 #include "vnode.h"
 #include <signal.h>
 
-enum { JOB_READ, JOB_FSYNC, JOB_FDATASYNC, JOB_FLUSH };
+enum { JOB_READ, JOB_FSYNC, JOB_FDATASYNC, JOB_FLUSH, JOB_SYNCFS };
 
 struct job {
 	struct job *next;
 	struct call *c;
-	int kind, fd, err;
+	int kind, fd, fd2, err; /* fd2: to be synced as well, or -1; JOB_SYNCFS owns its fd */
 	u64 offset;
 	u32 count;
 	ssize_t n;
@@ -60,9 +60,27 @@ static void do_read(struct job *j)
 	c->eng->complete(c);
 }
 
+/* There is nothing behind it that could be lost. */
+static int no_loss(int err) { return err == EINVAL || err == EROFS ? 0 : err; }
+
+/* What a job has beyond one fsync: a second descriptor, or the whole file system. */
+static void do_more(struct job *j)
+{
+	if (j->fd2 >= 0 && fsync(j->fd2))
+		j->err = no_loss(errno);
+	if (j->kind != JOB_SYNCFS)
+		return;
+	if (syncfs(j->fd) && !j->err)
+		j->err = no_loss(errno);
+	close(j->fd);
+	j->kind = -1;
+}
+
 /* One fsync for each descriptor in the list; a plain fsync serves those who asked for fdatasync, too. */
 static void do_syncs(struct job *list)
 {
+	for (struct job *j = list; j; j = j->next)
+		do_more(j);
 	for (struct job *j = list; j; j = j->next) {
 		int full = 0;
 		if (j->kind < 0)
@@ -70,12 +88,11 @@ static void do_syncs(struct job *list)
 		for (struct job *k = j; k; k = k->next)
 			full |= k->fd == j->fd && k->kind == JOB_FSYNC;
 		int err = (full ? fsync(j->fd) : fdatasync(j->fd)) ? errno : 0;
-		if (err == EINVAL || err == EROFS)
-			err = 0; /* there is nothing behind it that could be lost */
+		err = no_loss(err);
 		for (struct job *k = list; k; k = k->next)
 			if (k->fd == j->fd && k->kind >= 0 && k != j)
-				k->err = err, k->kind = -1;
-		j->err = err;
+				k->err = k->err ? k->err : err, k->kind = -1;
+		j->err = j->err ? j->err : err;
 	}
 	for (struct job *j = list, *next; j; j = next) {
 		next = j->next;
@@ -135,14 +152,17 @@ int pool_start(int threads)
 	return n_threads ? 0 : err;
 }
 
-static int submit(struct call *c, int kind, int fd, u64 offset, u32 count, const struct stat *st)
+static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 count, const struct stat *st)
 {
 	struct job *j = malloc(sizeof *j);
 	if (!j) {
+		if (kind == JOB_SYNCFS)
+			close(fd);
+		drc_forget(c);
 		c->eng->drop(c);
 		return V_PENDING;
 	}
-	*j = (struct job){ .c = c, .kind = kind, .fd = fd, .offset = offset, .count = count };
+	*j = (struct job){ .c = c, .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count };
 	if (st)
 		j->st = *st;
 	W.objs[c->obj].pins++;
@@ -187,7 +207,7 @@ int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *
 {
 	struct call *d = n_threads ? c->eng->detach(c, 4 + 88 + 12 + count + 4) : NULL;
 	if (d)
-		return submit(d, JOB_READ, fd, offset, count, st);
+		return submit(d, JOB_READ, fd, -1, offset, count, st);
 	ssize_t n = pread(fd, c->res + 4 + 88 + 12, count, (off_t)offset);
 	if (n < 0)
 		return status_of(errno);
@@ -196,7 +216,10 @@ int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *
 }
 
 /* d: a detached call whose reply is complete (or is a COMMIT, state 3).  datasync 1: fdatasync is enough. */
-int pool_sync(struct call *d, int fd, int datasync) { return submit(d, datasync == 1 ? JOB_FDATASYNC : JOB_FSYNC, fd, 0, 0, NULL); }
+int pool_sync(struct call *d, int fd, int datasync) { return submit(d, datasync == 1 ? JOB_FDATASYNC : JOB_FSYNC, fd, -1, 0, 0, NULL); }
+
+/* The same with a second descriptor (-1: none); whole: all of fd's file system, and fd is taken. */
+int pool_sync_more(struct call *d, int fd, int fd2, int whole) { return submit(d, whole ? JOB_SYNCFS : JOB_FSYNC, fd, fd2, 0, 0, NULL); }
 
 u64 vn_pending(void) { return n_pending; }
 

@@ -238,6 +238,7 @@ int vn_write(struct call *c);
 int pool_start(int threads);
 int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st);
 int pool_sync(struct call *d, int fd, int datasync);
+int pool_sync_more(struct call *d, int fd, int fd2, int whole);
 void pool_flush(int fd);
 void verifier_change(void);
 
