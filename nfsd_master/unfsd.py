@@ -61,8 +61,6 @@ def serve(options: Options) -> int:
     if options.debug:
         os.dup2(1, 2)  # "all messages that would go to the system log go to stdout instead"
     log.setup("stderr", 1 + options.verbose, ident="unfsd")
-    if "cluster" in options.export_flags:
-        log.logger.warning("-c, -C: cluster extensions (tags(7)) are not there; files are served as they are named")
     pidfile = _pidfile(options.pidfile)
     try:
         return Unfsd(options).run(detached)

@@ -106,7 +106,7 @@ ffi.set_source(
     "nfsserver._vnode",
     SOURCE,
     sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users", "v2", "acl",
-                                                "removable", "webnfs")],
+                                                "removable", "webnfs", "cluster")],
     include_dirs=["nfsserver", "oncrpc"],
     depends=["nfsserver/vnode.h", "nfsserver/state.h", "oncrpc/rpc.h", "oncrpc/engine.h"],
     define_macros=[("_GNU_SOURCE", "1")],

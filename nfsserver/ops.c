@@ -260,7 +260,7 @@ int vn_lookup(struct call *c)
 		return status;
 	if (become_searcher(c, dir, &dst))
 		return ERR_JUKEBOX;
-	if ((status = obj_from_name(c, dir, name, &o, &st)))
+	if ((status = cluster_name(c, dir, name, 0)) || (status = obj_from_name(c, dir, name, &o, &st)))
 		return status;
 	if (reply_open(c, 4 + FH3 + 2 * POST))
 		return V_DROP;
@@ -638,7 +638,7 @@ int vn_create(struct call *c)
 	} else if ((status = get_sattr(c, &p, &s)) == V_GARBAGE) {
 		return V_GARBAGE;
 	}
-	if (bad || status || (status = dir_ready(c, dir)))
+	if (bad || status || (status = dir_ready(c, dir)) || (status = cluster_name(c, dir, name, 1)))
 		return bad ? bad : status;
 	if (is_dots(name))
 		return ERR_EXIST;
@@ -689,7 +689,7 @@ int vn_mkdir(struct call *c)
 	int bad = get_name(c, &p, name), changed = 0, status;
 	if (bad == V_GARBAGE || (status = get_sattr(c, &p, &s)) == V_GARBAGE)
 		return V_GARBAGE;
-	if (bad || status || (status = dir_ready(c, dir)))
+	if (bad || status || (status = dir_ready(c, dir)) || (status = cluster_name(c, dir, name, 1)))
 		return bad ? bad : status;
 	if (is_dots(name))
 		return ERR_EXIST;
@@ -725,7 +725,7 @@ int vn_symlink(struct call *c)
 		return ERR_INVAL;
 	memcpy(target, p + 4, n);
 	target[n] = 0;
-	if ((status = dir_ready(c, dir)))
+	if ((status = dir_ready(c, dir)) || (status = cluster_name(c, dir, name, 1)))
 		return status;
 	if (is_dots(name))
 		return ERR_EXIST;
@@ -773,7 +773,7 @@ int vn_mknod(struct call *c)
 	} else {
 		status = ERR_BADTYPE;
 	}
-	if (bad || status || (status = dir_ready(c, dir)))
+	if (bad || status || (status = dir_ready(c, dir)) || (status = cluster_name(c, dir, name, 1)))
 		return bad ? bad : status;
 	if (is_dots(name))
 		return ERR_EXIST;
@@ -829,7 +829,7 @@ static int remove_name(struct call *c, int flag)
 	const u8 *p = c->arg;
 	i32 dir = c->obj;
 	int status = get_name(c, &p, name);
-	if (status || (status = dir_ready(c, dir)))
+	if (status || (status = dir_ready(c, dir)) || (status = cluster_name(c, dir, name, 0)))
 		return status;
 	if (is_dots(name))
 		return flag ? (name[1] ? ERR_EXIST : ERR_INVAL) : ERR_ISDIR;
@@ -892,7 +892,8 @@ int vn_rename(struct call *c)
 		return status ? status : bad ? bad : bad2;
 	if (is_dots(from) || is_dots(to))
 		return ERR_INVAL;
-	if ((status = dir_ready(c, c->obj)) || (status = dir_ready(c, c->obj2)))
+	if ((status = dir_ready(c, c->obj)) || (status = dir_ready(c, c->obj2)) || (status = cluster_name(c, c->obj, from, 0))
+	    || (status = cluster_name(c, c->obj2, to, 1)))
 		return status;
 	change_both(&a, c->obj, &b, c->obj2);
 	note_name(c, c->obj, from);
@@ -930,7 +931,7 @@ int vn_link(struct call *c)
 		return V_GARBAGE;
 	if (status || bad)
 		return status ? status : bad;
-	if ((status = obj_stat(c->obj, &st)) || (status = dir_ready(c, c->obj2)))
+	if ((status = obj_stat(c->obj, &st)) || (status = dir_ready(c, c->obj2)) || (status = cluster_name(c, c->obj2, name, 1)))
 		return status;
 	if (is_dir(c->obj))
 		return ERR_ISDIR;

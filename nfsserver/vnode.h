@@ -47,8 +47,9 @@ enum { OK = 0, ERR_PERM = 1, ERR_NOENT = 2, ERR_IO = 5, ERR_NXIO = 6, ERR_ACCES 
        ERR_TOOSMALL = 10005, ERR_SERVERFAULT = 10006, ERR_BADTYPE = 10007, ERR_JUKEBOX = 10008 };
 
 /* Flags of an export: nfssvc_shim.flags.Ex. */
-enum { EX_ASYNC = 1, EX_CROSSMNT = 2, EX_REMOVABLE = 4, EX_SUBTREE = 8, EX_PUBLIC = 0x10, EX_PATHFH = 0x20, EX_NORDIRPLUS = 0x40, EX_OFFLINE = 0x100, EX_NOACL = 0x200,
-       EX_READABLE_EXEC = 0x400, EX_SINGLEUSER = 0x800, EX_FILEID32 = 0x1000, EX_BRUTEFORCE = 0x2000, EX_REGULAR = 0x4000 };
+enum { EX_ASYNC = 1, EX_CROSSMNT = 2, EX_REMOVABLE = 4, EX_SUBTREE = 8, EX_PUBLIC = 0x10, EX_PATHFH = 0x20, EX_NORDIRPLUS = 0x40,
+       EX_OFFLINE = 0x100, EX_NOACL = 0x200, EX_READABLE_EXEC = 0x400, EX_SINGLEUSER = 0x800, EX_FILEID32 = 0x1000,
+       EX_BRUTEFORCE = 0x2000, EX_REGULAR = 0x4000, EX_CLUSTER = 0x8000 };
 
 /* call.rights: what the grant says. */
 enum { R_READONLY = 1, R_INSECURE_OK = 2, R_SQUASHED = 4, R_CLIENTS32 = 8 };
@@ -224,6 +225,9 @@ void vn_release_removable(void);
 int public_root(i32 *out);
 int public_lookup(struct call *c);
 int is_public(const struct call *c);
+
+/* cluster.c */
+int cluster_name(const struct call *c, i32 dir, char name[256], int creating);
 
 /* v2.c */
 #define NFS_PROGRAM 100003u
