@@ -329,9 +329,11 @@ i32 fs_add(int fd, const u8 *fsid, int path_scheme)
 		return i;
 	}
 	if (i < 0) {
-		if (W.n_fs == N_FS)
+		for (i = 0; i < (i32)W.n_fs && (W.fs[i].mntfd >= 0 || W.fs[i].removable); i++)
+			;
+		if (i == N_FS)
 			return -ENFILE;
-		i = (i32)W.n_fs++;
+		W.n_fs += i == (i32)W.n_fs;
 		W.fs[i] = (struct filesystem){ .dev = st.st_dev, .mntfd = fd };
 	} else if (W.fs[i].mntfd != fd) {
 		close(fd);
@@ -355,6 +357,25 @@ static i32 fs_of_fsid(const u8 *fsid)
 		if (W.fs[i].mntfd >= 0 && !memcmp(W.fs[i].handle_id, fsid, 8))
 			return (i32)i;
 	return -1;
+}
+
+/* Lets go of file systems that neither an export nor an object lies on, so that they can be unmounted.  How many there were. */
+u32 vn_release_fs(void)
+{
+	u8 needed[N_FS] = { 0 };
+	u32 released = 0;
+	for (u32 i = 0; i < W.n_exps; i++)
+		needed[W.exps[i].fs] = 1;
+	for (u32 i = 0; i < W.objs_used; i++)
+		if (W.objs[i].used)
+			needed[W.objs[i].fs] = 1;
+	for (u32 i = 0; i < W.n_fs; i++)
+		if (W.fs[i].mntfd >= 0 && !W.fs[i].removable && !needed[i]) {
+			close(W.fs[i].mntfd);
+			W.fs[i].mntfd = -1;
+			released++;
+		}
+	return released;
 }
 
 /* ---- Exports: a new table is put together beside the old one and takes its place at commit. */

@@ -125,6 +125,8 @@ class Worker:
         now = time.monotonic_ns()
         lib.vn_tick(now // 1_000_000_000, now)
         lib.vn_sweep(now // 1_000_000_000, IDLE_S, SWEEP)
+        if lib.vn_release_fs():
+            self._mounts.clear()
         self._count()
         self._server.call_later(TICK_S, self._tick)
 
@@ -232,9 +234,9 @@ class Worker:
     def _add_mounts(self) -> bool:
         known = len(self._mounts)
         roots = [clients.export.path for clients in self.table.by_id.values()]
-        for point in _mount_points():
-            if point not in self._mounts and any(point.startswith(root.rstrip(b"/") + b"/") for root in roots):
-                self._mounts.add(point)
+        for mount, point in _mount_points():
+            if mount not in self._mounts and any(point.startswith(root.rstrip(b"/") + b"/") for root in roots):
+                self._mounts.add(mount)
                 try:
                     fd = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_NONBLOCK)
                 except OSError as exc:
@@ -244,7 +246,7 @@ class Worker:
                     os.close(fd)
         return len(self._mounts) > known
 
-    _mounts: set[bytes] = set()
+    _mounts: set[tuple[bytes, ...]] = set()   # looked at; another file system at the same place is another mount
 
     # ---- messages
 
@@ -393,8 +395,12 @@ def _peer_of(call: Call) -> Address:
     return Address(AF_LOCAL)
 
 
-def _mount_points() -> list[bytes]:
-    """Where file systems are mounted now; octal escapes of mountinfo(5) undone."""
+def _mount_points() -> list[tuple[tuple[bytes, ...], bytes]]:
+    """What is mounted now, as (mount id, device, place), and where; octal escapes of mountinfo(5) undone."""
     with open("/proc/self/mountinfo", "rb") as file:
-        points = [line.split(b" ")[4] for line in file]
-    return [point.decode("unicode_escape").encode("latin-1") if b"\\" in point else point for point in points]
+        mounts = [line.split(b" ") for line in file]
+    return [((words[0], words[2], words[4]), _unescaped(words[4])) for words in mounts]
+
+
+def _unescaped(point: bytes) -> bytes:
+    return point.decode("unicode_escape").encode("latin-1") if b"\\" in point else point

@@ -1,8 +1,12 @@
 """What one caller's rights, or an older export table, must not do for another: found by reading the engine as an attacker."""
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -74,3 +78,51 @@ def test_lookup_of_dotdot_above_which_the_caller_may_not_search(spot: Spot) -> N
     mid = spot.nfs.lookup(top, b"mid").must().h
     low = spot.nfs.lookup(mid, b"low").must().h
     assert spot.as_(auth_sys(1000, 1000)).lookup(low, b"..").must().h == mid
+
+
+@contextmanager
+def tmpfs(at: Path) -> Iterator[None]:
+    """A file system in memory mounted at `at`; the block may unmount it itself."""
+    subprocess.run(["mount", "-t", "tmpfs", "nfs3-test", str(at)], check=True)
+    try:
+        yield
+    finally:
+        if os.path.ismount(at):
+            subprocess.run(["umount", "-l", str(at)], check=True)
+
+
+def unmounted(at: Path) -> bool:
+    return subprocess.run(["umount", str(at)], stderr=subprocess.DEVNULL).returncode == 0
+
+
+@pytest.mark.root
+def test_file_system_can_be_unmounted_when_it_is_exported_no_more(worker: OneWorker, tmp_path: Path) -> None:
+    """The descriptor for its handles goes with the last export and object on it."""
+    with tmpfs(tmp_path / "c"):
+        worker.load([export_of(tmp_path / "b", 2), export_of(tmp_path / "c", 3)])
+        nfs = Nfs3(worker.tcp(), ME)
+        nfs.create(worker.root(3), b"f").must()
+        worker.load([export_of(tmp_path / "b", 2)])
+        wait_until(lambda: unmounted(tmp_path / "c"), deadline_s=5, what="umount")
+        nfs.close()
+
+
+@pytest.mark.root
+def test_handle_below_a_crossmnt_export_after_another_file_system_came_to_the_same_place(tmp_path: Path) -> None:
+    """A worker that knew the first one takes a handle of the second, which another worker gave out."""
+    for name in ("server", "other", "a"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "m").mkdir()
+    exports = [export_of(tmp_path / "a", 1, Ex.CROSSMNT)]
+    with tmpfs(tmp_path / "a" / "m"), OneWorker(tmp_path / "server", exports) as one:
+        shutil.copy(tmp_path / "server" / "key", tmp_path / "other" / "key")
+        with OneWorker(tmp_path / "other", exports) as two:
+            first, second = Nfs3(one.tcp(), ME), Nfs3(two.tcp(), ME)
+            below = first.lookup(one.root(1), b"m").must().h
+            second.getattr(below).must()
+            subprocess.run(["umount", "-l", str(tmp_path / "a" / "m")], check=True)
+            with tmpfs(tmp_path / "a" / "m"):
+                below = first.lookup(one.root(1), b"m").must().h
+                second.getattr(below).must()
+            first.close()
+            second.close()
