@@ -163,9 +163,9 @@ class Broker:
 
     def _failed(self, call: MountCall, granted: Granted, error: int, answer: Answer) -> None:
         trouble = error in _TROUBLE
+        shown, verdict = printable(_without_secret(call.path)[:MAX_SHOWN]), "failed" if trouble else "refused"
         self._log(logging.ERROR if trouble else logging.NOTSET, call,
-                  f"MNT {printable(_without_secret(call.path)[:MAX_SHOWN])} {'failed' if trouble else 'refused'}: {os.strerror(error)} "
-                  f"({granted.rule.client.where})")
+                  f"MNT {shown} {verdict}: {os.strerror(error)} ({granted.rule.client.where})")
         status = mountstat3.MNT3ERR_SERVERFAULT if trouble else mountstat3.MNT3ERR_ACCES
         answer(0, pack_mnt_fail(call.vers, status))
 
