@@ -52,6 +52,7 @@ def many() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.root  # the workers are not dumpable: nobody else may look at their descriptors
 def test_closed_and_reset_connections_leave_no_descriptor(server: ServerSet) -> None:
     """A21: half of them are reset, a quarter in the middle of a record."""
     assert null_s(server) < QUICK_S * 4
