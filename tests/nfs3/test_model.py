@@ -396,6 +396,23 @@ class Model(RuleBasedStateMachine):
             res = self.both(caller, where, lambda nfs, fh: nfs.read(fh), local)
             assert res is None or res.data == data[0]
 
+    @rule(caller=who, where=path, plus=st.booleans())
+    def listing(self, caller: Who, where: tuple[bytes, ...], plus: bool) -> None:
+        """Who may list sees what is there, and READDIRPLUS' attributes and handles are the objects'."""
+        fh = self.handle(where)
+        if fh is None or not os.path.isdir(self.twin.path(where)):
+            return
+        allowed = may(self.squash(caller), os.lstat(self.twin.path(where)), 4)
+        assert self.as_(caller).readdir(fh).ok == allowed
+        if allowed and not plus:
+            names = {entry.name for entry in self.as_(caller).list(fh, count=512)}
+            assert names == {b".", b"..", *os.listdir(self.twin.path(where))}
+        elif allowed:
+            for entry in self.nfs.list(fh, plus=True, count=1024):
+                if entry.name not in (b".", b"..") and entry.attr is not None and entry.fh is not None:
+                    self.compare(entry.attr, (*where, entry.name))
+                    assert self.nfs.getattr(entry.fh).must().a.fileid == entry.fileid
+
     @rule()
     def kill_the_workers(self) -> None:
         """Rarely enough by hypothesis' own choice; handles and names live on."""
