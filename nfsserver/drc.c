@@ -28,7 +28,9 @@
 #define READY 0x4452433032ull                 /* "DRC02" */
 #define KEEP_NS (900 * 1000000000ull)         /* the longest time-out of a Linux client is 600 s; later it is another's xid */
 #define SPINS 200                             /* tries before a waiter gives up its turn on the processor */
-#define DOUBTS 2000                           /* turns given up before it looks whether the owner lives: some ms */
+#define YIELDS 50                             /* turns given up before it sleeps between tries: the owner may wait for a disk */
+#define NAP_NS 100000
+#define DOUBTS 100                            /* turns before it looks whether the owner lives: some ms */
 
 enum { FREE, RUNNING, DONE };
 
@@ -115,7 +117,10 @@ static void take_slowly(lock_t *m, u64 me)
 			return;
 		if (i % SPINS)
 			continue;
-		sched_yield();
+		if (i < SPINS * YIELDS)
+			sched_yield();
+		else
+			nanosleep(&(struct timespec){ 0, NAP_NS }, NULL);
 		if (i % (SPINS * DOUBTS) == 0 && owner && !lives((u32)(owner & 0xff) - 1, (u32)(owner >> 8))
 		    && atomic_compare_exchange_strong(m, &owner, me))
 			return;
