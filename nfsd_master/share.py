@@ -104,7 +104,7 @@ def banner(dirs: Sequence[Path], asked: argparse.Namespace, port: int) -> None:
     host = socket.gethostname() if asked.to else LOOPBACK
     print(f"serving {'read-write' if asked.rw else 'read-only'} to {', '.join(asked.to) or 'this machine alone'} on port {port}")
     if not asked.to:
-        print("  to open it: --to 192.0.2.0/24 (a network), --to HOST; to let clients write: --rw")
+        print("  to open it: --to 192.0.2.0/24 (a network), --to HOST" + ("" if asked.rw else "; to let clients write: --rw"))
     ports = f"port={port},mountport={port}"
     for path in dirs:
         print(f"  {path}")

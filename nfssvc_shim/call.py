@@ -34,6 +34,7 @@ def nfssvc(flags: int, args: Record | bytes | int | None = None, *, fds: Sequenc
     args         its record; an int for WORKERS, SUSPEND and VERBOSE; bytes for a body that is encoded already
     fds          ADDSOCK: the socket; the server takes a copy, the caller closes its own
     socket_path  the call socket; None: $NFSSVC_SOCKET, /run/nfsd/nfssvc.sock, $XDG_RUNTIME_DIR/nfsd/nfssvc.sock
+                 (without that variable: /tmp/nfsd-UID/nfsd/nfssvc.sock, when the folder is this user's)
     returns      the reply's body: statistics as nfssvc(2) lays them out, the text of STATUS; else b""
     raises       OSError: EPERM, EINVAL, EEXIST, ... as nfssvc(2); ENOSYS: no server; ETIMEDOUT: none that answers
     """

@@ -47,6 +47,21 @@ static int connect_to(int sock, const char *path)
 	return 0;
 }
 
+/* The folder of a server that an ordinary user runs: $XDG_RUNTIME_DIR, else /tmp/nfsd-<uid>, which only counts when it is this
+ * user's own and nobody else can write there. */
+static int user_socket(const char *xdg, char *path, size_t room)
+{
+	struct stat st;
+	char own[64];
+	snprintf(own, sizeof own, "/tmp/nfsd-%u", (unsigned)geteuid());
+	if (!xdg || !*xdg) {
+		if (lstat(own, &st) || !S_ISDIR(st.st_mode) || st.st_uid != geteuid() || st.st_mode & 022)
+			return 0;
+		xdg = own;
+	}
+	return (size_t)snprintf(path, room, "%s/nfsd/nfssvc.sock", xdg) < room;
+}
+
 static int connect_default(int sock)
 {
 	char path[sizeof ((struct sockaddr_un *)0)->sun_path];
@@ -54,8 +69,7 @@ static int connect_default(int sock)
 	if (env && *env)
 		return connect_to(sock, env);
 	int err = connect_to(sock, "/run/nfsd/nfssvc.sock");
-	if ((err == ENOENT || err == ECONNREFUSED) && xdg && *xdg
-	    && (size_t)snprintf(path, sizeof path, "%s/nfsd/nfssvc.sock", xdg) < sizeof path)
+	if ((err == ENOENT || err == ECONNREFUSED) && user_socket(xdg, path, sizeof path))
 		err = connect_to(sock, path);
 	return err;
 }
