@@ -458,7 +458,7 @@ int vn_commit(struct call *c)
 	int fd = sync_fd(c->obj);
 	if (fd < 0)
 		return ERR_IO;
-	struct call *d = c->eng->detach(c, 4 + WCC + 8);
+	struct call *d = c->detached ? c : c->eng->detach(c, 4 + WCC + 8); /* detached: it has waited for its caller's groups */
 	if (!d)
 		return ERR_JUKEBOX;
 	if (W.objs[c->obj].dirty)

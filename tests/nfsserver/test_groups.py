@@ -15,7 +15,7 @@ import pytest
 
 from nfssvc_shim.flags import Ex
 from tests.tools.nfs2 import Nfs2, Nfsstat
-from tests.tools.nfs3 import ACCES, JUKEBOX, NFS, V3, Nfs3, Proc, pack_opaque
+from tests.tools.nfs3 import ACCES, FILE_SYNC, JUKEBOX, NFS, UNSTABLE, V3, Nfs3, Proc, pack_opaque
 from tests.tools.rpc import Call, auth_sys, receive
 from tests.tools.servers import wait_until
 from tests.tools.worker import OneWorker, export_of
@@ -100,6 +100,22 @@ def test_version_2_and_large_writes_wait_as_well(place: Place) -> None:
     old = Nfs2(place.worker.tcp(), auth_sys(STRANGER, GID, (SECRET,)))
     assert old.create(place.worker.root(MANAGED, vers=2), b"old").status == Nfsstat.OK
     old.close()
+
+
+@pytest.mark.parametrize("stable", [UNSTABLE, FILE_SYNC])
+def test_a_commit_or_a_stable_write_may_be_the_call_that_waits(place: Place, stable: int) -> None:
+    """It then goes to the threads that wait for the disk, as any other."""
+    (place.base / "dir" / "file").touch()
+    (place.base / "dir" / "file").chmod(0o666)
+    root, user = place.client(0), place.client(UID)
+    fh = root.lookup(place.worker.root(MANAGED), b"file").must().h
+    if stable == UNSTABLE:
+        user.commit(fh).must()
+    else:
+        user.write(fh, b"data", stable=stable).must()
+    user.read(fh).must()
+    root.close()
+    user.close()
 
 
 def test_a_helper_that_hangs_delays_nobody_else_and_is_replaced(place: Place) -> None:

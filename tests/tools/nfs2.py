@@ -131,7 +131,8 @@ class Res:
 def unpack_fattr(data: Unpacker) -> Fattr:
     one = data.unpack_uint
     type_, mode, nlink, uid, gid, size, blocksize, rdev, blocks, fsid, fileid = [one() for _ in range(11)]
-    return Fattr(type_, mode, nlink, uid, gid, size, blocksize, rdev, blocks, fsid, fileid, (one(), one()), (one(), one()), (one(), one()))
+    atime, mtime, ctime = (one(), one()), (one(), one()), (one(), one())
+    return Fattr(type_, mode, nlink, uid, gid, size, blocksize, rdev, blocks, fsid, fileid, atime, mtime, ctime)
 
 
 def _entries(data: Unpacker) -> tuple[Entry, ...]:

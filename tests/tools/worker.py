@@ -84,9 +84,9 @@ class OneWorker:
         subprocess.run([*self._command(), "--make-key", str(key)], check=True)
         theirs, state_fd = self._theirs.fileno(), self._state_fd
         with self.log_file.open("ab") as log:
-            words = ["--slot", "0", "--channel-fd", str(theirs), "--state-fd", str(state_fd), "--key", str(key), "--log", "stderr"]
-            return subprocess.Popen([*self.wrapper, *self._command(), *words, *self.options], pass_fds=(theirs, state_fd),
-                                    stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            words = ["--slot", "0", "--channel-fd", str(theirs), "--state-fd", str(state_fd), "--key", str(key)]
+            command = [*self.wrapper, *self._command(), *words, "--log", "stderr", *self.options]
+            return subprocess.Popen(command, pass_fds=(theirs, state_fd), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     @staticmethod
     def _command() -> list[str]:
