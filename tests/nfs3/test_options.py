@@ -44,11 +44,16 @@ def start() -> Iterator[Start]:
         running.append((server, nfs))
         return Spot(server, nfs, export, server.root(export))
 
-    yield go
-    for server, nfs in running:
-        nfs.close()
-        server.stop()
-    shutil.rmtree(base)
+    try:
+        yield go
+        for server, nfs in running:
+            nfs.close()
+            server.stop()
+    finally:
+        for place in base.glob("export/*"):
+            if place.is_mount():
+                subprocess.run(["umount", str(place)], check=True)
+        shutil.rmtree(base)
 
 
 def test_option_3_keeps_fileids_and_cookies_in_32_bits(start: Start) -> None:
@@ -124,18 +129,14 @@ def mount_tmpfs(path: Path) -> None:
 
 
 @pytest.fixture
-def crossing(start: Start) -> Iterator[Spot]:
+def crossing(start: Start) -> Spot:
     """An export with a tmpfs mounted on its directory `mnt`, and a file in each."""
-    places: list[Path] = []
-
     def prepare(export: Path) -> None:
         (export / "mnt").mkdir()
         mount_tmpfs(export / "mnt")
-        places.append(export / "mnt")
         (export / "mnt" / "inside").write_bytes(b"inside")
         (export / "outside").write_bytes(b"outside")
-    yield start(prepare=prepare)
-    subprocess.run(["umount", "-l", str(places[0])], check=True)  # lazily: the server ends after this
+    return start(prepare=prepare)
 
 
 @pytest.mark.root
