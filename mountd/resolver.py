@@ -36,7 +36,10 @@ def serve(sock: socket.socket) -> None:
     for _ in range(N_THREADS):
         threading.Thread(target=_work, args=(work, sock), daemon=True).start()
     while True:
-        packet = sock.recv(MAX_PACKET)
+        try:
+            packet = sock.recv(MAX_PACKET)
+        except ConnectionResetError:  # the other end closed with an answer of ours unread
+            packet = b""
         if not packet:
             os._exit(0)  # threads may hang in the resolver; nothing is buffered
         work.put(packet)
