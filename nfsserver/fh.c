@@ -17,6 +17,7 @@
  */
 #include "vnode.h"
 #include <dirent.h>
+#include <sched.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
 
@@ -939,7 +940,7 @@ static int open_kernel_scheme(const struct filesystem *f, u32 type, const u8 *by
 	int fd, tries = 0;
 	do /* ENOMEM is also what it says of an inode number that is being given to a new file at this moment */
 		fd = open_by_handle_at(f->mntfd, &k.h, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-	while (fd < 0 && errno == ENOMEM && ++tries < 8);
+	while (fd < 0 && errno == ENOMEM && ++tries < 100 && !sched_yield());
 	return fd;
 }
 

@@ -4,6 +4,7 @@ It runs in network and mount namespaces of its own, where ports 111 and 2049 are
 """
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import shutil
@@ -69,7 +70,8 @@ class Served:
         """Whatever state it is in; a daemon that changed its user does not die with its parent."""
         if self.process.poll() is None:
             for pid in self.children():
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # one of them was the parent of the next
+                    os.kill(pid, signal.SIGKILL)
         self.process.communicate(timeout=10)
 
     def interrupt(self) -> int:

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from tests.tools.nfs3 import ACCES, EXIST, GUARDED, NFS, NOENT, STALE, Proc, Sattr3, pack_CREATE3args, unpack_result
+from tests.tools.nfs3 import ACCES, EXIST, GUARDED, JUKEBOX, NFS, NOENT, STALE, Proc, Sattr3, pack_CREATE3args, unpack_result
 from tests.tools.rpc import Call, Tcp, auth_sys, pipeline
 
 from .conftest import Spot
@@ -101,14 +101,18 @@ def test_readdirplus_while_names_are_swapped_pairs_handles_and_attributes(spot: 
 
 
 def test_handle_of_a_removed_file_never_reaches_its_successors(spot: Spot) -> None:
-    """The name is made anew thousands of times; the first handle stays stale, and WRITE through it changes none of them."""
+    """The name is made anew thousands of times; the first handle stays stale, and WRITE through it changes none of them.
+
+    JUKEBOX (ask again) is what remains of the moment in which the kernel gives the inode number to a new file.
+    """
     fh = spot.file(b"a", b"first")
     spot.nfs.read(fh).must()
     spot.local(b"a").unlink()
     with racing(spot, REMAKE):
         for _ in range(1000):
-            assert spot.nfs.read(fh).status == STALE
-            assert spot.nfs.write(fh, b"X" * 40).status == STALE
+            assert spot.nfs.read(fh).status in (STALE, JUKEBOX)
+            assert spot.nfs.write(fh, b"X" * 40).status in (STALE, JUKEBOX)
+    assert spot.nfs.read(fh).status == STALE
     for name in os.listdir(spot.path):
         assert not spot.local(os.fsencode(name)).read_bytes().startswith(b"X")
 
