@@ -27,7 +27,7 @@ N_EXPORTS = 16384
 EXPORT_WORDS = 8
 N_USERS = 1024           # as macOS: active users
 USER_WORDS = 16
-DRC_SIZE = 16 << 20      # 32,768 entries of 512 bytes: at 10,000 changes a second over 3 s of retransmission
+DRC_SIZE = 16 << 20      # 31,744 entries of 512 bytes and their locks: at 10,000 changes a second over 3 s
 
 OFF_SLOTS = HEADER_SIZE
 OFF_EXPORTS = OFF_SLOTS + (N_SLOTS + 1) * SLOT_WORDS * 8
