@@ -80,6 +80,9 @@ class Master:
         self._control_pid = 0
         self._control_failures = 0
         self._heard = 0.0            # when the control half said something last
+        self._asked = False          # what signals asked for is on its way to the control half
+        self._register = False       # a HUP that it has not been told
+        self._steps = 0              # of the log level that it has not been told
         self._ready = False
         self._stopping = 0           # TERMs seen
         self._deadline = 0.0         # of the stop
@@ -268,7 +271,7 @@ class Master:
         with theirs:
             fds = [theirs.fileno(), self._config.state_fd, self._config.call_socket.fileno(), *self._config.control_fds]
             self._control_pid = spawn(self._config.control_argv(self._n_workers), fds, output=self._config.output)
-        self._control, self._heard = Channel(mine), time.monotonic()
+        self._control, self._heard, self._asked = Channel(mine), time.monotonic(), False
         self._selector.register(mine, selectors.EVENT_READ)
         self._tell(Nfssvc.LISTEN, b"", [s.fileno() for s in self._config.sockets.tcp])
         for worker in self._workers.values():
@@ -332,6 +335,8 @@ class Master:
 
     def _on_message(self, msg: Message) -> None:
         self._heard = time.monotonic()
+        self._asked = False
+        self._pass_on()
         if msg.flag == Nfssvc.READY:
             self._on_ready()
         elif msg.flag == Nfssvc.STATUS:
@@ -375,19 +380,33 @@ class Master:
         for pid in pids:
             os.waitpid(pid, 0)
 
-    # What USR1, USR2 and HUP ask the control half to do.
+    # What USR1, USR2 and HUP ask the control half to do.  One request is on its way at a time: a storm of signals must not fill
+    # the socket of a control half that is busy and so look like one that hangs.
 
     def verbose_up(self) -> None:
-        self._verbose(1)
+        self._steps += 1
+        self._pass_on()
 
     def verbose_down(self) -> None:
-        self._verbose(-1)
-
-    def _verbose(self, step: int) -> None:
-        self._tell(Nfssvc.VERBOSE, struct.pack(">i", step))
+        self._steps -= 1
+        self._pass_on()
 
     def register_again(self) -> None:
-        self._tell(Nfssvc.READY)
+        self._register = True
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Tells what signals asked for since the last time, when the control half has answered that one."""
+        if self._control is None or self._asked or not (self._register or self._steps):
+            return
+        register, self._register = self._register, False
+        steps, self._steps = self._steps, 0
+        if register:
+            self._tell(Nfssvc.READY)
+        if steps:
+            self._tell(Nfssvc.VERBOSE, struct.pack(">i", steps))
+        self._tell(Nfssvc.STATUS)
+        self._asked = True
 
 
 def _kill(pid: int) -> None:

@@ -132,6 +132,26 @@ def test_hup_storm_does_not_kill_or_change_a_process(start):
     assert nfsd.stop() == 0
 
 
+def test_signals_while_the_control_half_does_not_run_are_kept_and_kill_nobody(start):
+    """More signals than its socket has room for."""
+    nfsd = start("-n", "1")
+    before = nfsd.status()
+    os.kill(before["control"], signal.SIGSTOP)
+    try:
+        for _ in range(1000):
+            nfsd.signal(signal.SIGHUP)
+            wait_until(lambda: sleeps(nfsd.process.pid), "the master is busy with signals")
+        nfsd.signal(signal.SIGUSR1)
+    finally:
+        os.kill(before["control"], signal.SIGCONT)
+    wait_until(lambda: nfsd.status()["verbose"] == before["verbose"] + 1, "the last USR1 was lost")
+    assert nfsd.status()["control"] == before["control"]
+
+
+def sleeps(pid: int) -> bool:
+    return "\nState:\tS" in Path(f"/proc/{pid}/status").read_text()
+
+
 def test_usr1_and_usr2_change_the_log_level(start):
     """macOS nfsd(8): USR1 verbose + 1, USR2 verbose - 1."""
     nfsd = start("-n", "1")
