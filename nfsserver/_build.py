@@ -100,14 +100,16 @@ void vn_sweep(u32, u32, u32);
 void vn_errno_table(const int *);
 """ + "\n".join(line for line in CDEF.splitlines() if line.startswith(_DECLARED))
 
+_SOURCES = ("ident", "fh", "gate", "attr", "change", "facts", "data", "make", "names", "dir", "pool", "drc", "users", "v2",
+            "acl", "removable", "webnfs", "cluster")
+
 ffi = FFI()
 ffi.include(rpc_ffi)
 ffi.cdef(CDEF)
 ffi.set_source(
     "nfsserver._vnode",
     SOURCE,
-    sources=[f"nfsserver/{name}.c" for name in ("ident", "fh", "gate", "attr", "ops", "dir", "pool", "drc", "users", "v2", "acl",
-                                                "removable", "webnfs", "cluster")],
+    sources=[f"nfsserver/{name}.c" for name in _SOURCES],
     include_dirs=["nfsserver", "oncrpc"],
     depends=["nfsserver/vnode.h", "nfsserver/state.h", "oncrpc/rpc.h", "oncrpc/engine.h"],
     define_macros=[("_GNU_SOURCE", "1")],

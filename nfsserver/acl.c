@@ -223,18 +223,14 @@ static int write_both(struct call *c, u32 mask, const struct acl *access, const 
 static int reply_set(struct call *c)
 {
 	struct stat st;
-	int fd = W.exps[W.objs[c->obj].exp].flags & EX_ASYNC ? -1 : sync_fd(c->obj), has = !fd_stat(W.objs[c->obj].fd, &st);
-	struct call *d = fd < 0 ? c : c->eng->detach(c, 4 + POST);
-	if (!d) {
-		if (fsync(fd))
-			return ERR_IO;
-		d = c;
-	}
-	if (reply_open(d, 4 + POST))
-		return V_DROP;
+	struct durable sync;
+	struct call *d;
+	int has = !fd_stat(W.objs[c->obj].fd, &st), status = durable_open(c, c->obj, -1, 4 + POST, &sync, &d);
+	if (status)
+		return status;
 	put_u32(d, OK);
 	put_post_op(d, d->obj, has ? &st : NULL);
-	return d == c ? vn_close(c, OK) : pool_sync(d, fd, -1);
+	return durable_close(d, &sync);
 }
 
 int vn_setacl(struct call *c)

@@ -229,6 +229,19 @@ static i32 obj_new(const u8 *fh, u32 len)
 	return o;
 }
 
+/* What a new object stands for; fd: O_PATH, the object's from now on. */
+static void obj_fill(i32 o, i32 exp, i32 fs, int fd, const struct stat *st)
+{
+	struct obj *b = &W.objs[o];
+	b->exp = exp;
+	b->fs = fs;
+	b->expid = W.exps[exp].id;
+	b->exp_gen = W.generation;
+	b->fd = fd;
+	b->ino = st->st_ino;
+	b->type = (u8)((st->st_mode & S_IFMT) >> 12);
+}
+
 /* Lets go of what nobody touched for `idle_s` seconds (an idle server must not keep a file system busy), and of removed files at
  * once (their space is free only then).  Looks at `count` objects from where the last sweep ended. */
 void vn_sweep(u32 now_s, u32 idle_s, u32 count)
@@ -678,14 +691,7 @@ int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 
 		close(fd);
 		return ERR_JUKEBOX;
 	}
-	struct obj *b = &W.objs[o];
-	b->exp = exp;
-	b->fs = fs;
-	b->expid = e->id;
-	b->exp_gen = W.generation;
-	b->fd = fd;
-	b->ino = st->st_ino;
-	b->type = (u8)((st->st_mode & S_IFMT) >> 12);
+	obj_fill(o, exp, fs, fd, st);
 	*out = o;
 	return 0;
 }
@@ -798,9 +804,7 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 		u8 len = mint_path(&W.exps[exp], chain, depth ? (u32)depth - 1 : 0, fd, st, fh);
 		i32 o = obj_find(fh, len);
 		if (o < 0 && (o = obj_new(fh, len)) >= 0) {
-			struct obj *b = &W.objs[o];
-			b->exp = exp; b->fs = fs; b->expid = W.exps[exp].id; b->exp_gen = W.generation;
-			b->fd = fd; b->ino = st->st_ino; b->type = S_IFDIR >> 12;
+			obj_fill(o, exp, fs, fd, st);
 			*out = o;
 			return 0;
 		}
@@ -1008,14 +1012,7 @@ static int open_handle(const u8 *fh, u32 len, i32 *out)
 		close(fd);
 		return ERR_JUKEBOX;
 	}
-	struct obj *b = &W.objs[o];
-	b->exp = exp;
-	b->fs = fs;
-	b->expid = e->id;
-	b->exp_gen = W.generation;
-	b->fd = fd;
-	b->ino = st.st_ino;
-	b->type = (u8)((st.st_mode & S_IFMT) >> 12);
+	obj_fill(o, exp, fs, fd, &st);
 	*out = o;
 	return 0;
 }

@@ -189,6 +189,8 @@ static inline int fd_stat(int fd, struct stat *st)
 #define WCC (4 + 24 + POST)     /* wcc_data */
 #define FH3 (4 + FH_MAX)
 #define UDPMAX 32768u           /* over UDP: a reply with its headers stays under 64 KiB */
+#define RTMAX (1u << 20)        /* rtmax, wtmax over TCP */
+static inline u32 transfer_max(const struct call *c) { return c->proto == RPC_UDP ? UDPMAX : RTMAX; }
 
 /* How old a ctime must be for a later change to show in it: a tick of the clock, or what file systems with whole seconds have. */
 static inline u64 settle_ns(const struct stat *st) { return st->st_ctim.tv_nsec ? 10000000u : 2000000000u; }
@@ -199,13 +201,38 @@ static inline int is_dir(i32 o) { return W.objs[o].type == S_IFDIR >> 12; }
 static inline int is_reg(i32 o) { return W.objs[o].type == S_IFREG >> 12; }
 static inline int is_dots(const char *name) { return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])); }
 
-/* ops.c */
+struct sattr { u8 set_mode, set_uid, set_gid, set_size, atime, mtime; u32 mode, uid, gid; u64 size; struct timespec at, mt; };
+typedef struct shared_lock shared_lock;
+
+/* change.c */
+struct change { i32 dir; shared_lock *lock; struct stat pre, post; int has_pre; }; /* has_pre -1: no attributes from after */
+struct durable { int fd, fd2, whole, waits; }; /* what to sync; whole: fd's file system; waits: the reply goes through the pool */
+#define NOTE (1ull << 63)           /* call.word[1]: something was noted; the name was there, and its inode */
+#define NOTE_THERE (1ull << 62)
+#define NOTE_INO (NOTE_THERE - 1)
+void change_begin(struct change *ch, i32 dir);
+void change_end(struct change *ch);
+void put_change(struct call *c, const struct change *ch);
+int change_fail(struct call *c, struct change *ch, u32 status);
+int sync_fd(i32 o);
+int durable_open(struct call *c, i32 o, i32 o2, size_t room, struct durable *s, struct call **d);
+int durable_close(struct call *d, const struct durable *s);
+void note_name(struct call *c, i32 dir, const char *name);
+int was_absent(const struct call *c);
+int was_there(const struct call *c);
+int dir_ready(struct call *c, i32 dir);
+
+/* data.c */
 void finish_read(struct call *c, u64 offset, u32 n, u32 count, const struct stat *st);
 int finish_commit(struct call *c);
-int sync_fd(i32 o);
+
+/* facts.c */
+int apply_sattr(struct call *c, i32 o, const struct sattr *s);
+
+/* names.c */
+int reply_found(struct call *c, i32 o, const struct stat *st, i32 dir, const struct stat *dst);
 
 /* attr.c */
-struct sattr { u8 set_mode, set_uid, set_gid, set_size, atime, mtime; u32 mode, uid, gid; u64 size; struct timespec at, mt; };
 int get_name(struct call *c, const u8 **pp, char *name);
 int get_sattr(struct call *c, const u8 **pp, struct sattr *s);
 int status_of(int err);
@@ -250,7 +277,6 @@ void verifier_change(void);
 void drc_store(struct call *c);
 void drc_forget(struct call *c);
 void drc_note(struct call *c, u64 note);
-typedef struct shared_lock shared_lock;
 shared_lock *dir_lock(u64 dev, u64 ino);
 void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, shared_lock **a, shared_lock **b);
 void shared_unlock(shared_lock *m);

@@ -122,13 +122,5 @@ int public_lookup(struct call *c)
 			st = fst;
 		}
 	}
-	if ((status = obj_stat(dir, &dst)))
-		return status;
-	if (reply_open(c, 4 + FH3 + 2 * POST))
-		return V_DROP;
-	put_u32(c, OK);
-	put_fh(c, o);
-	put_post_op(c, o, &st);
-	put_post_op(c, dir, &dst);
-	return vn_close(c, OK);
+	return (status = obj_stat(dir, &dst)) ? status : reply_found(c, o, &st, dir, &dst);
 }

@@ -1,0 +1,195 @@
+/* data.c: READ, WRITE, COMMIT.  RFC 1813 section 3.3. */
+#include "vnode.h"
+#include <sys/uio.h>
+
+#define READ_HEAD (4 + POST + 12)
+
+/* The READ3resok around `n` bytes of `count` that stand at c->res + READ_HEAD.  Nothing where something was asked for is the end,
+ * whatever the size was before: no bytes and no end would be an error to a client. */
+void finish_read(struct call *c, u64 offset, u32 n, u32 count, const struct stat *st)
+{
+	put_u32(c, OK);
+	put_post_op(c, c->obj, st);
+	put_u32(c, n);
+	put_u32(c, offset >= (u64)st->st_size || offset + n >= (u64)st->st_size || (count && !n));
+	put_u32(c, n);
+	c->rep += n;
+	put_pad(c, n);
+	c->state = 1;
+	c->word[3] = n;
+}
+
+/* 1: the bytes are there; 0: not without waiting for the disk; -1: errno. */
+static int read_cached(i32 fs, int fd, void *to, u32 count, u64 offset, u64 size, ssize_t *n)
+{
+	if (W.fs[fs].nowait < 2) {
+		struct iovec v = { to, count };
+		*n = preadv2(fd, &v, 1, (off_t)offset, RWF_NOWAIT);
+		if (*n == (ssize_t)count || *n == 0 || (*n > 0 && offset + (u64)*n >= size))
+			return 1;
+		if (*n > 0 || errno == EAGAIN)
+			return 0;
+		if (errno != EOPNOTSUPP)
+			return -1;
+		W.fs[fs].nowait = 2;
+	}
+	*n = pread(fd, to, count, (off_t)offset);
+	return *n < 0 ? -1 : 1;
+}
+
+/* The attributes are those from before the read: data that is newer than its attributes makes a client look again, data that is older
+ * would be kept as good. */
+int vn_read(struct call *c)
+{
+	struct obj *b = &W.objs[c->obj];
+	struct stat st;
+	if (garbage(c, c->arg, 12))
+		return V_GARBAGE;
+	u64 offset = get_u64(c->arg);
+	u32 count = get_u32(c->arg + 8);
+	int fd, status;
+	if (count > transfer_max(c))
+		count = transfer_max(c);
+	if (!is_reg(c->obj))
+		return is_dir(c->obj) ? ERR_ISDIR : ERR_INVAL;
+	if ((status = obj_open(c, c->obj, 0, &fd, &st)))
+		return status;
+	if (offset >= (u64)st.st_size || !st.st_size)
+		count = 0; /* and atime stays, which may hold an exclusive CREATE's verifier */
+	if (reply_open(c, READ_HEAD + count + 4))
+		return V_DROP;
+	ssize_t n = 0;
+	int got = count ? read_cached(b->fs, fd, c->res + READ_HEAD, count, offset, (u64)st.st_size, &n) : 1;
+	if (got < 0)
+		return status_of(errno);
+	if (!got)
+		return pool_read(c, fd, offset, count, &st);
+	finish_read(c, offset, (u32)n, count, &st);
+	return vn_close(c, OK);
+}
+
+static void mark_dirty(struct obj *b)
+{
+	if (!b->dirty)
+		atomic_fetch_add((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
+	b->dirty = DIRTY; /* also while a COMMIT runs, which began without this */
+}
+
+static ssize_t write_all(int fd, const u8 *data, u32 count, u64 offset)
+{
+	u32 done = 0;
+	while (done < count) {
+		ssize_t n = pwrite(fd, data + done, count - done, (off_t)(offset + done));
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return done ? (ssize_t)done : -1;
+		done += (u32)n;
+	}
+	return done;
+}
+
+static void put_write(struct call *c, const struct change *ch, u32 n, u32 committed, u64 verf)
+{
+	put_u32(c, OK);
+	put_change(c, ch);
+	put_u32(c, n);
+	put_u32(c, committed);
+	memcpy(c->rep, &verf, 8);
+	c->rep += 8;
+	c->state = 2;
+	c->word[3] = n;
+}
+
+int vn_write(struct call *c)
+{
+	struct change ch;
+	i32 o = c->obj;
+	const u8 *p = c->arg;
+	if (garbage(c, p, 20))
+		return V_GARBAGE;
+	u64 offset = get_u64(p);
+	u32 count = get_u32(p + 8), stable = get_u32(p + 12), len = get_u32(p + 16);
+	if (stable > 2 || len != count || garbage(c, p + 20, ((size_t)len + 3) & ~3ul))
+		return V_GARBAGE; /* never more than what was sent, nor less: CVE-2017-7895 */
+	if (count > transfer_max(c) + 4096)
+		return ERR_INVAL;
+	if (!is_reg(o))
+		return is_dir(o) ? ERR_ISDIR : ERR_INVAL;
+	if (offset > (u64)INT64_MAX - count)
+		return ERR_FBIG;
+	ch = (struct change){ .dir = o, .lock = dir_lock(W.fs[W.objs[o].fs].dev, W.objs[o].ino), .has_pre = 1 };
+	int fd, status = obj_open(c, o, 1, &fd, &ch.pre);
+	if (!status && ident_become(c->ident))
+		status = ERR_JUKEBOX;
+	if (status) {
+		shared_unlock(ch.lock);
+		return status;
+	}
+	u64 verf = W.state[H_VERIFIER]; /* from before: what is lost from here on changes it */
+	ssize_t n = write_all(fd, p + 20, count, offset);
+	int err = errno;
+	change_end(&ch);
+	W.row[S_COUNTERS + C_VOP_WRITES]++;
+	if (n < 0)
+		return change_fail(c, &ch, (u32)status_of(err));
+	if (!stable) {
+		mark_dirty(&W.objs[o]);
+		if (reply_open(c, 4 + WCC + 16))
+			return V_DROP;
+		put_write(c, &ch, (u32)n, 0, verf);
+		return vn_close(c, OK);
+	}
+	struct call *d = c->eng->detach(c, 4 + WCC + 16);
+	if (!d) {
+		if (stable == 1 ? fdatasync(fd) : fsync(fd)) {
+			verifier_change();
+			return ERR_IO;
+		}
+		d = c;
+	}
+	if (reply_open(d, 4 + WCC + 16))
+		return V_DROP;
+	put_write(d, &ch, (u32)n, stable, verf);
+	return d == c ? vn_close(c, OK) : pool_sync(d, fd, stable == 1);
+}
+
+int vn_commit(struct call *c)
+{
+	struct stat st;
+	if (garbage(c, c->arg, 12))
+		return V_GARBAGE;
+	int status = obj_stat(c->obj, &st);
+	if (status)
+		return status;
+	if (!is_reg(c->obj))
+		return is_dir(c->obj) ? ERR_ISDIR : ERR_INVAL;
+	int fd = sync_fd(c->obj);
+	if (fd < 0)
+		return ERR_IO;
+	struct call *d = c->detached ? c : c->eng->detach(c, 4 + WCC + 8); /* detached: it has waited for its caller's groups */
+	if (!d)
+		return ERR_JUKEBOX;
+	if (W.objs[c->obj].dirty)
+		W.objs[c->obj].dirty = COMMITTING;
+	d->state = 3; /* the reply is made when the data is safe: its verifier must not be older than that */
+	return pool_sync(d, fd, 0);
+}
+
+/* The COMMIT3res after its fsync succeeded. */
+int finish_commit(struct call *c)
+{
+	struct stat st;
+	struct obj *b = &W.objs[c->obj];
+	if (b->dirty == COMMITTING) {
+		b->dirty = 0;
+		atomic_fetch_sub((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
+	}
+	if (reply_open(c, 4 + WCC + 8))
+		return V_DROP;
+	put_u32(c, OK);
+	put_wcc(c, c->obj, NULL, fd_stat(b->fd, &st) ? NULL : &st);
+	memcpy(c->rep, &W.state[H_VERIFIER], 8);
+	c->rep += 8;
+	return vn_close(c, OK);
+}

@@ -1,0 +1,194 @@
+/* facts.c: GETATTR, SETATTR, ACCESS, FSSTAT, FSINFO, PATHCONF: what is known of one object and its file system.  RFC 1813 section 3.3. */
+#include "vnode.h"
+#include <sys/statvfs.h>
+
+/* ---- Attributes */
+
+int vn_getattr(struct call *c)
+{
+	struct stat st;
+	int status = obj_stat(c->obj, &st);
+	if (status)
+		return status;
+	if (reply_open(c, 4 + ATTR))
+		return V_DROP;
+	put_u32(c, OK);
+	put_fattr(c, c->obj, &st);
+	return vn_close(c, OK);
+}
+
+static int set_size(struct call *c, i32 o, u64 size)
+{
+	int fd, status;
+	if (!is_reg(o))
+		return is_dir(o) ? ERR_ISDIR : ERR_INVAL;
+	struct stat st;
+	if ((status = obj_open(c, o, 1, &fd, &st)))
+		return status;
+	if (ident_become(c->ident))
+		return ERR_JUKEBOX;
+	return ftruncate(fd, (off_t)size) ? status_of(errno) : 0;
+}
+
+static int set_mode(i32 o, u32 mode)
+{
+	char buf[32];
+	return fchmodat(W.procfd, procpath(W.objs[o].fd, buf), mode, 0) ? errno : 0;
+}
+
+static int set_times(i32 o, const struct sattr *s)
+{
+	struct timespec t[2] = { s->at, s->mt };
+	return utimensat(W.objs[o].fd, "", t, AT_EMPTY_PATH) ? errno : 0;
+}
+
+/* Owner before mode (a change of owner clears setuid), times last (the others change them).  0 or nfsstat3. */
+int apply_sattr(struct call *c, i32 o, const struct sattr *s)
+{
+	int status, err = 0;
+	if (s->set_size && (status = set_size(c, o, s->size)))
+		return status;
+	if (ident_become(c->ident))
+		return ERR_JUKEBOX;
+	if (s->set_uid || s->set_gid)
+		err = fchownat(W.objs[o].fd, "", s->set_uid ? s->uid : ~0u, s->set_gid ? s->gid : ~0u, AT_EMPTY_PATH) ? errno : 0;
+	if (!err && s->set_mode)
+		err = set_mode(o, s->mode);
+	if (!err && (s->atime || s->mtime))
+		err = set_times(o, s);
+	return err ? status_of(err) : 0;
+}
+
+int vn_setattr(struct call *c)
+{
+	struct sattr s = { 0 };
+	struct change ch;
+	struct durable sync;
+	struct call *d;
+	struct stat st;
+	const u8 *p = c->arg;
+	int status = get_sattr(c, &p, &s);
+	if (status == V_GARBAGE || garbage(c, p, 4) || get_u32(p) > 1)
+		return V_GARBAGE;
+	u32 guard = get_u32(p);
+	if (guard && garbage(c, p + 4, 8))
+		return V_GARBAGE;
+	if (status || (status = obj_stat(c->obj, &st)))
+		return status;
+	change_begin(&ch, c->obj);
+	if (guard && !c->word[1] && (!ch.has_pre || (u32)ch.pre.st_ctim.tv_sec != get_u32(p + 4) || (u32)ch.pre.st_ctim.tv_nsec != get_u32(p + 8)))
+		status = ERR_NOT_SYNC;
+	if (!status && guard && c->drc && !c->word[1])
+		drc_note(c, NOTE); /* it passed: our own change must not fail it when the call comes again */
+	if (!status)
+		status = apply_sattr(c, c->obj, &s);
+	change_end(&ch);
+	if (status)
+		return change_fail(c, &ch, (u32)status);
+	if ((status = durable_open(c, c->obj, -1, 4 + WCC, &sync, &d)))
+		return status;
+	put_u32(d, OK);
+	put_change(d, &ch);
+	return durable_close(d, &sync);
+}
+
+int vn_access(struct call *c)
+{
+	struct stat st;
+	u32 want, got = 0;
+	i32 o = c->obj;
+	if (garbage(c, c->arg, 4))
+		return V_GARBAGE;
+	want = get_u32(c->arg);
+	int status = obj_stat(o, &st);
+	if (status)
+		return status;
+	u32 on_w = is_dir(o) ? 0x1c : 0x0c, on_x = is_dir(o) ? 0x02 : 0x20;
+	if (want & 0x01 && may(c, o, &st, R_OK) == 1)
+		got |= 0x01;
+	if (want & on_w && !(c->rights & R_READONLY) && may(c, o, &st, is_dir(o) ? W_OK | X_OK : W_OK) == 1) /* names need both */
+		got |= want & on_w;
+	if (want & on_x && may(c, o, &st, X_OK) == 1)
+		got |= want & on_x;
+	if (got & on_w && fs_is_readonly(o))
+		got &= ~on_w;
+	if (want & 0x01 && !(got & 0x01) && is_reg(o) && W.exps[W.objs[o].exp].flags & EX_READABLE_EXEC && may(c, o, &st, X_OK) == 1)
+		got |= 0x01;
+	if (reply_open(c, 8 + POST))
+		return V_DROP;
+	put_u32(c, OK);
+	put_post_op(c, o, &st);
+	put_u32(c, got);
+	return vn_close(c, OK);
+}
+
+/* ---- File system facts */
+
+int vn_fsstat(struct call *c)
+{
+	struct statvfs v;
+	struct stat st;
+	int status = obj_stat(c->obj, &st);
+	if (status)
+		return status;
+	if (fstatvfs(W.objs[c->obj].fd, &v))
+		return status_of(errno);
+	if (reply_open(c, 4 + POST + 52))
+		return V_DROP;
+	u64 size = v.f_frsize;
+	put_u32(c, OK);
+	put_post_op(c, c->obj, &st);
+	put_u64(c, v.f_blocks * size);
+	put_u64(c, v.f_bfree * size);
+	put_u64(c, v.f_bavail * size);
+	put_u64(c, v.f_files);
+	put_u64(c, v.f_ffree);
+	put_u64(c, v.f_favail);
+	put_u32(c, 0); /* invarsec: may change at any time */
+	return vn_close(c, OK);
+}
+
+int vn_fsinfo(struct call *c)
+{
+	struct stat st;
+	int status = obj_stat(c->obj, &st);
+	if (status)
+		return status;
+	if (reply_open(c, 4 + POST + 48))
+		return V_DROP;
+	u32 most = transfer_max(c);
+	put_u32(c, OK);
+	put_post_op(c, c->obj, &st);
+	put_u32(c, most);      /* rtmax */
+	put_u32(c, most);      /* rtpref */
+	put_u32(c, 4096);      /* rtmult */
+	put_u32(c, most);      /* wtmax */
+	put_u32(c, most);      /* wtpref */
+	put_u32(c, 4096);      /* wtmult */
+	put_u32(c, most > 65536 ? 65536 : most); /* dtpref */
+	put_u64(c, INT64_MAX); /* maxfilesize */
+	put_u32(c, 0);         /* time_delta */
+	put_u32(c, 1);
+	put_u32(c, 0x1b);      /* FSF3_LINK, SYMLINK, HOMOGENEOUS, CANSETTIME */
+	return vn_close(c, OK);
+}
+
+int vn_pathconf(struct call *c)
+{
+	struct stat st;
+	int status = obj_stat(c->obj, &st);
+	if (status)
+		return status;
+	if (reply_open(c, 4 + POST + 24))
+		return V_DROP;
+	long links = fpathconf(W.fs[W.objs[c->obj].fs].mntfd, _PC_LINK_MAX);
+	put_u32(c, OK);
+	put_post_op(c, c->obj, &st);
+	put_u32(c, links < 1 ? 1 : (u32)links);
+	put_u32(c, 255);       /* name_max */
+	put_u32(c, 1);         /* no_trunc */
+	put_u32(c, 1);         /* chown_restricted */
+	put_u32(c, 0);         /* case_insensitive */
+	put_u32(c, 1);         /* case_preserving */
+	return vn_close(c, OK);
+}
