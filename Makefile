@@ -36,7 +36,7 @@ $(VENV)/.stamp: pyproject.toml setup.py tools/deps.sh
 oncrpc/_rpc.abi3.so: $(wildcard oncrpc/*.c oncrpc/*.h) oncrpc/_build.py | $(VENV)/.stamp
 	@$(BIN)/python -W ignore oncrpc/_build.py >/dev/null
 	@touch $@
-nfsserver/_vnode.abi3.so: $(wildcard nfsserver/*.c nfsserver/*.h oncrpc/*.h) nfsserver/_build.py | $(VENV)/.stamp
+nfsserver/_vnode.abi3.so: $(wildcard nfsserver/*.c nfsserver/*.h oncrpc/*.h) nfssvc_shim/state.h nfsserver/_build.py | $(VENV)/.stamp
 	@$(BIN)/python -W ignore nfsserver/_build.py >/dev/null
 	@touch $@
 nfssvc_shim/_nfssvc.abi3.so: $(wildcard nfssvc_shim/*.c nfssvc_shim/*.h) nfssvc_shim/_build.py | $(VENV)/.stamp

@@ -1,8 +1,7 @@
 """Bodies of the statistics calls: macOS' records (nfssvc(2), "Statistics"), native byte order, from the shared state.
 
-Counters are sums over all slots less the base that ZEROSTATS set.  The sums stay right over the death of a worker, because the
-slot's row goes on; rows of slots that do not run count too.  For one slot the base is what this control half saw at the last
-ZEROSTATS; after its own restart a slot's row is shown whole.
+Counters are sums over all slots less the base that ZEROSTATS set (nfssvc_shim/stats.c).  They stay right over the death of a
+worker, because the slot's row goes on, and of the control half, because the bases lie beside the rows.
 """
 from __future__ import annotations
 
@@ -10,23 +9,16 @@ import struct
 import time
 from collections.abc import Iterable, Mapping
 
+from nfssvc_shim._nfssvc import ffi as _ffi
+from nfssvc_shim._nfssvc import lib as _lib
+
 from nfssvc_shim.records import Export
 from nfssvc_shim.state import (
-    EXPORT_WORDS,
-    H_USERS_LOST,
-    H_ZEROED,
     N_COUNTERS,
     N_EXPORTS,
-    N_SLOTS,
-    N_USERS,
     OFF_DRC,
-    OFF_EXPORTS,
     OFF_USERS,
     S_CONNECTIONS,
-    S_COUNTERS,
-    S_FDS_READ,
-    S_FDS_WRITE,
-    S_OBJECTS,
     SLOT_WORDS,
     U_ADDR_HIGH,
     U_ADDR_LOW,
@@ -36,7 +28,6 @@ from nfssvc_shim.state import (
     U_LAST,
     U_READ,
     U_REQUESTS,
-    U_STATE,
     U_UID,
     U_WRITTEN,
     USER_WORDS,
@@ -56,10 +47,8 @@ USER_HEADER = struct.Struct("=II")
 USER_PATH = struct.Struct("=B1025s")
 USER_RECORD = struct.Struct("=BI128sQQQqq")
 SLOT_HEADER = struct.Struct("=4I")
+_COUNT = struct.Struct("=I")
 _AF = {1: 2, 2: 30}          # our families -> macOS' AF_INET, AF_INET6
-# What is a state, not a count: never less a base.
-_GAUGES = frozenset((*range(8), S_FDS_READ, S_FDS_WRITE, S_OBJECTS))
-_WRAP = (1 << 64) - 1
 USER_IDLE_S = 7200           # as macOS: a user is active so long after his last call
 
 
@@ -68,57 +57,42 @@ class Stats:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._bases: dict[int, list[int]] = {}
+        self._words = _ffi.from_buffer("uint64_t[]", state.words)
 
     def srvstats(self, slots: Iterable[Slot]) -> bytes:
         """488 bytes of nfsrvstats; then ours: u32 n, and for each running slot SLOT_HEADER and its SLOT_WORDS words."""
-        span = slice(S_COUNTERS, S_COUNTERS + N_COUNTERS)
-        counted = [self._state.slot(n)[span].tolist() for n in range(N_SLOTS)]
-        base = self._state.slot(N_SLOTS)[span].tolist()
-        counters = [(sum(column) - less) & _WRAP for less, *column in zip(base, *counted, strict=True)]
         rows = [self._slot(slot) for slot in slots]
-        return struct.pack(f"={N_COUNTERS}Q", *counters) + struct.pack("=I", len(rows)) + b"".join(rows)
+        return b"".join((self.sums(), _COUNT.pack(len(rows)), *rows))
+
+    def sums(self) -> bytes:
+        """The 488 bytes of nfsrvstats alone."""
+        sums = _ffi.new("uint64_t[]", N_COUNTERS)
+        _lib.stats_sums(self._words, sums)
+        return bytes(_ffi.buffer(sums))
 
     def _slot(self, slot: Slot) -> bytes:
-        row = self._state.slot(slot.number)
-        base = self._bases.get(slot.number, [])
-        head = SLOT_HEADER.pack(slot.number, slot.pid, slot.incarnation, row[S_CONNECTIONS])
-        if not base:
-            return head + bytes(row)
-        words = [value if i in _GAUGES else (value - base[i]) & _WRAP for i, value in enumerate(row.tolist())]
-        return head + struct.pack(f"={SLOT_WORDS}Q", *words)
-
-    def _totals(self) -> list[int]:
-        rows = [self._state.slot(n).tolist() for n in range(N_SLOTS)]
-        return [sum(column) & _WRAP for column in zip(*rows, strict=True)]
+        words = _ffi.new("uint64_t[]", SLOT_WORDS)
+        _lib.stats_row(self._words, slot.number, words)
+        return SLOT_HEADER.pack(slot.number, slot.pid, slot.incarnation, words[S_CONNECTIONS]) + bytes(_ffi.buffer(words))
 
     def zero(self) -> None:
         """ZEROSTATS: the rows stay the workers'; what they hold now becomes the base.  Exports and users begin anew."""
-        base = self._state.slot(N_SLOTS)
-        for index, value in enumerate(self._totals()):
-            base[index] = 0 if index in _GAUGES else value
-        self._bases = {n: self._state.slot(n).tolist() for n in range(N_SLOTS)}
-        for number in range(N_EXPORTS):
-            row = self._state.export(number)
-            if row[X_EXPID]:
-                row[X_REQUESTS] = row[X_READ] = row[X_WRITTEN] = 0
-        for number in range(N_USERS):
-            row = self._state.user(number)
-            if row[U_STATE]:
-                row[U_REQUESTS] = row[U_READ] = row[U_WRITTEN] = 0
-        self._state.words[H_USERS_LOST] = 0
-        self._state.words[H_ZEROED] = time.time_ns()
+        _lib.stats_zero(self._words, time.time_ns())
 
     def exportstats(self, table: Mapping[int, Export]) -> bytes:
         """Header and one record of 1049 bytes an export that is in the table."""
-        ids = self._state.words[OFF_EXPORTS // 8:OFF_USERS // 8:EXPORT_WORDS].tolist()
-        counts = {expid: self._state.export(number) for number, expid in enumerate(ids) if expid in table}
-        records = []
-        for expid, export in table.items():
-            row = counts.get(expid)
-            numbers = (row[X_REQUESTS], row[X_READ], row[X_WRITTEN]) if row is not None else (0, 0, 0)
-            records.append(EXPORT_RECORD.pack(export.path[:1024], *numbers))
+        records = [EXPORT_RECORD.pack(export.path[:1024], *self._export(expid)) for expid, export in table.items()]
         return EXPORT_HEADER.pack(VERSION, len(records)) + b"".join(records)
+
+    def _export(self, expid: int) -> tuple[int, int, int]:
+        """Requests, bytes read, bytes written: where the workers' exp_row puts them; zeros before the first call."""
+        for place in range(N_EXPORTS - 1):
+            row = self._state.export((expid + place) % (N_EXPORTS - 1))
+            if row[X_EXPID] == expid:
+                return row[X_REQUESTS], row[X_READ], row[X_WRITTEN]
+            if not row[X_EXPID]:
+                break
+        return 0, 0, 0
 
     def users(self) -> list[memoryview]:
         """Rows of active users."""
@@ -128,7 +102,7 @@ class Stats:
         return [row for row in rows if row[U_LAST] >= since]
 
     def usercount(self) -> bytes:
-        return struct.pack("=I", len(self.users()))
+        return _COUNT.pack(_lib.stats_usercount(self._words, int(time.time()) - USER_IDLE_S))
 
     def userstats(self, table: Mapping[int, Export]) -> bytes:
         """Header, then for each export with users its path record and their records; the header counts all records."""

@@ -35,7 +35,7 @@ u32 user_row(const struct call *c, u32 expid, u64 *serial)
 			best = at;
 	}
 	u64 *r = row_at(best);
-	W.state[H_USERS_LOST] += r[U_STATE] != 0;
+	atomic_fetch_add((_Atomic u64 *)&W.state[H_USERS_LOST], r[U_STATE] != 0); /* ZEROSTATS does not wait for the lock */
 	memset(&r[U_EXPID], 0, (USER_WORDS - 1) * sizeof *r);
 	memcpy(&r[U_EXPID], key, sizeof key);
 	r[U_FIRST] = r[U_LAST] = W.wall_s;

@@ -22,7 +22,6 @@ _SLOT = struct.Struct("=4I")
 _ROW = struct.Struct(f"={state.SLOT_WORDS}Q")
 _EXPORT_HEAD, _EXPORT = struct.Struct("=IQ"), struct.Struct("=1025s3Q")
 _USER_HEAD, _USER_PATH, _USER = struct.Struct("=II"), struct.Struct("=B1025s"), struct.Struct("=BI128s3Q2q")
-BASE = state.N_SLOTS  # the slot number of the row that ZEROSTATS set: sums show the rows less this one
 
 
 class BadStats(ValueError):
@@ -117,10 +116,8 @@ def fetch_status() -> dict[str, Any]:
 def unpack_server(body: bytes) -> Server:
     if len(body) < _COUNTERS.size:
         raise BadStats(f"SRVSTATS of {len(body)} bytes")
-    slots = list(_unpack_slots(body, _COUNTERS.size))
-    base = [slot.words for slot in slots if slot.slot == BASE]
-    rows = [slot.words for slot in slots if slot.slot != BASE]
-    return Server(_COUNTERS.unpack_from(body), tuple(slot for slot in slots if slot.slot != BASE), _sum(rows, base))
+    slots = tuple(_unpack_slots(body, _COUNTERS.size))
+    return Server(_COUNTERS.unpack_from(body), slots, _sum([slot.words for slot in slots]))
 
 
 def _unpack_slots(body: bytes, at: int) -> list[Slot]:
@@ -130,7 +127,7 @@ def _unpack_slots(body: bytes, at: int) -> list[Slot]:
         raise BadStats("SRVSTATS ends within a word")
     (count,) = _COUNT.unpack_from(body, at)
     at += _COUNT.size
-    if count > BASE + 1 or len(body) != at + count * (_SLOT.size + _ROW.size):
+    if count > state.N_SLOTS or len(body) != at + count * (_SLOT.size + _ROW.size):
         raise BadStats(f"SRVSTATS of {len(body)} bytes for {count} slots")
     step = _SLOT.size + _ROW.size
     return [_unpack_slot(body, start) for start in range(at, len(body), step)]
@@ -141,11 +138,8 @@ def _unpack_slot(body: bytes, at: int) -> Slot:
     return Slot(slot, pid, incarnation, connections, _ROW.unpack_from(body, at + _SLOT.size))
 
 
-def _sum(rows: list[Sequence[int]], base: list[Sequence[int]]) -> Sequence[int]:
-    total = [sum(column) for column in zip(*rows, strict=True)] if rows else [0] * state.SLOT_WORDS
-    for row in base:
-        total = [max(0, have - less) for have, less in zip(total, row, strict=True)]
-    return total
+def _sum(rows: list[Sequence[int]]) -> Sequence[int]:
+    return [sum(column) for column in zip(*rows, strict=True)] if rows else [0] * state.SLOT_WORDS
 
 
 def unpack_exports(body: bytes) -> list[ExportStat]:

@@ -1,4 +1,6 @@
-"""Builds nfssvc_shim._nfssvc (cffi, API mode): the C call for Python.  `python nfssvc_shim/_build.py` builds it in place."""
+"""Builds nfssvc_shim._nfssvc (cffi, API mode): the C call for Python, and the sums of the counters for the server.
+
+`python nfssvc_shim/_build.py` builds it in place."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,7 +8,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ["copy.c", "xdr.c", "records.c", "channel.c", "nfssvc.c"]
+SOURCES = ["copy.c", "xdr.c", "records.c", "channel.c", "nfssvc.c", "stats.c"]
 
 ffi = FFI()
 ffi.cdef("""
@@ -20,12 +22,17 @@ ffi.cdef("""
     int nfssvc_freebsd(int flags, void *argstructp);
     int nfssvc_message(const char *path, unsigned flag, struct nfssvc_msg *msg);
     void free(void *ptr);
+
+    void stats_sums(const uint64_t *state, uint64_t *sums);
+    void stats_row(const uint64_t *state, unsigned slot, uint64_t *words);
+    void stats_zero(uint64_t *state, uint64_t now_ns);
+    uint32_t stats_usercount(const uint64_t *state, uint64_t since_s);
 """)
 # Paths relative to the root: setuptools wants them so.
 ffi.set_source(
-    "nfssvc_shim._nfssvc", '#include <stdlib.h>\n#include "nfssvc.h"\n',
+    "nfssvc_shim._nfssvc", '#include <stdlib.h>\n#include "nfssvc.h"\n#include "stats.h"\n',
     sources=[f"nfssvc_shim/{name}" for name in SOURCES], include_dirs=["nfssvc_shim"],
-    depends=["nfssvc_shim/nfssvc.h", "nfssvc_shim/wire.h"],
+    depends=["nfssvc_shim/nfssvc.h", "nfssvc_shim/wire.h", "nfssvc_shim/stats.h", "nfssvc_shim/state.h"],
     extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
     py_limited_api=True,
 )

@@ -1,11 +1,13 @@
 """The shared state file: what must survive a worker, and a restart of the master in the same boot.
 
 One 0600 file on tmpfs (/run/nfsd/state), made by the master, mapped by the control half and every worker.  All numbers are 64-bit
-in the host's byte order.  nfsserver/state.h is the same layout for C; a test compares the two.
+in the host's byte order.  state.h is the same layout for C; a test compares the two.
 
     header      4096 bytes, words below
-    slots       N_SLOTS rows of SLOT_WORDS words, each written by the worker of that slot alone; row N_SLOTS is the base that
-                ZEROSTATS sets: a reader shows row - base
+    slots       N_SLOTS rows of SLOT_WORDS words, each written by the worker of that slot alone
+    bases       two sets of N_SLOTS rows: what the slots' rows held at the last ZEROSTATS; H_BASE says which set is in force.  A
+                reader shows row - base.  ZEROSTATS fills the other set and then changes H_BASE, so that whoever dies in the
+                middle of it leaves the old base whole
     exports     N_EXPORTS rows of EXPORT_WORDS words: expid, requests, bytes read, bytes written (atomic adds by all workers)
     users       N_USERS rows of USER_WORDS words, written by the workers under the header's users lock
     drc         the duplicate request cache, opaque here
@@ -19,9 +21,9 @@ import os
 import struct
 
 MAGIC = b"NFSDSTAT"
-LAYOUT = 1
+LAYOUT = 2
 HEADER_SIZE = 4096
-N_SLOTS = 64             # workers at the most; one more row is the base of ZEROSTATS
+N_SLOTS = 64             # workers at the most
 SLOT_WORDS = 2048        # 16 KiB a row: counters, and one histogram of HIST words a procedure
 N_EXPORTS = 16384
 EXPORT_WORDS = 8
@@ -30,7 +32,8 @@ USER_WORDS = 16
 DRC_SIZE = 16 << 20      # 31,744 entries of 512 bytes and their locks: at 10,000 changes a second over 3 s
 
 OFF_SLOTS = HEADER_SIZE
-OFF_EXPORTS = OFF_SLOTS + (N_SLOTS + 1) * SLOT_WORDS * 8
+OFF_BASES = OFF_SLOTS + N_SLOTS * SLOT_WORDS * 8
+OFF_EXPORTS = OFF_BASES + 2 * N_SLOTS * SLOT_WORDS * 8
 OFF_USERS = OFF_EXPORTS + N_EXPORTS * EXPORT_WORDS * 8
 OFF_DRC = OFF_USERS + N_USERS * USER_WORDS * 8
 SIZE = OFF_DRC + DRC_SIZE
@@ -43,6 +46,7 @@ H_SUSPENDED = 19         # not 0: workers hand out no calls (SUSPENDNFSD)
 H_STARTED = 20           # CLOCK_REALTIME ns of the first start
 H_USERS_LOST = 21        # users that had no place
 H_USERS_SERIAL = 22      # serial number of the last user row that was taken
+H_BASE = 23              # 0 or 1: the set of bases in force
 
 # Words of an export's row.
 X_EXPID, X_REQUESTS, X_READ, X_WRITTEN = range(4)
@@ -115,8 +119,12 @@ class State:
         self._map.close()
 
     def slot(self, number: int) -> memoryview:
-        """The row of slot `number` (N_SLOTS: the base)."""
         start = OFF_SLOTS // 8 + number * SLOT_WORDS
+        return self.words[start:start + SLOT_WORDS]
+
+    def base(self, number: int) -> memoryview:
+        """What the row of slot `number` held at the last ZEROSTATS."""
+        start = OFF_BASES // 8 + (self.words[H_BASE] * N_SLOTS + number) * SLOT_WORDS
         return self.words[start:start + SLOT_WORDS]
 
     def export(self, number: int) -> memoryview:

@@ -327,17 +327,52 @@ def test_users_and_exports_are_counted_as_their_clients_count(server: Server) ->
     assert export.requests == sum(sent.values())
 
 
+KILLS = int(os.environ.get("NFSSVC_TEST_KILLS", "24"))  # 1,000 take some minutes
+
+
 def test_sums_stay_exact_over_the_death_of_workers(server: Server) -> None:
-    """Each worker counts what it answered, in a row that outlives it."""
+    """Each worker counts what it answered, in a row that outlives it: the one that answered is the one that is killed."""
     nfssvc(Nfssvc.ZEROSTATS, socket_path=server.path)
-    handle, rounds = handle_of(server), 12
-    for done in range(rounds):
-        with Client.tcp(("127.0.0.1", server.port), 100003, 3) as client:
-            assert getattr_status(client, handle) == 0
-        victim = workers(server)[done % 2]
-        os.kill(victim["pid"], signal.SIGKILL)
-        assert wait_for(lambda gone=victim["pid"]: replaced(server, gone))
-    assert server_stats(server).calls(1) == rounds
+    handle, answered = handle_of(server), 0
+    for _ in range(KILLS // 2):
+        clients = [Client.tcp(("127.0.0.1", server.port), 100003, 3) for _ in range(2)]  # one to each worker
+        for client in clients:
+            assert [getattr_status(client, handle) for _ in range(3)] == [0, 0, 0]
+            answered += 3
+        gone = [worker["pid"] for worker in workers(server)]
+        for pid in gone:
+            os.kill(pid, signal.SIGKILL)
+        for client in clients:
+            client.close()
+        assert wait_for(lambda gone=gone: replaced(server, *gone))
+    found = server_stats(server)
+    assert (found.calls(1), sum(found.histogram(1))) == (answered, answered)
+    (export,) = stats.unpack_exports(nfssvc(Nfssvc.EXPORTSTATS, socket_path=server.path))
+    assert export.requests == answered
+
+
+def test_what_zerostats_zeroed_stays_so_when_the_control_half_dies(server: Server) -> None:
+    """The base of the sums and of each worker's row is in the shared state."""
+    handle = handle_of(server)
+    with Client.tcp(("127.0.0.1", server.port), 100003, 3) as client:
+        for _ in range(10):
+            getattr_status(client, handle)
+        nfssvc(Nfssvc.ZEROSTATS, socket_path=server.path)
+        for _ in range(7):
+            getattr_status(client, handle)
+        before = int(str(server.status()["control"]))
+        os.kill(before, signal.SIGKILL)
+        assert wait_for(lambda: answers_anew(server, before))
+        found = server_stats(server)
+    assert (found.calls(1), sum(found.histogram(1))) == (7, 7)
+
+
+def answers_anew(server: Server, before: int) -> bool:
+    try:
+        status = server.status()
+    except OSError:
+        return False
+    return status["control"] != before and [s["alive"] for s in status["slots"]] == [True, True]  # type: ignore[attr-defined]
 
 
 def workers(server: Server) -> list[dict[str, int]]:
@@ -345,9 +380,9 @@ def workers(server: Server) -> list[dict[str, int]]:
     return found
 
 
-def replaced(server: Server, gone: int) -> bool:
+def replaced(server: Server, *gone: int) -> bool:
     now = workers(server)
-    return [bool(worker["alive"]) for worker in now] == [True, True] and gone not in [worker["pid"] for worker in now]
+    return [bool(worker["alive"]) for worker in now] == [True, True] and not {worker["pid"] for worker in now} & set(gone)
 
 
 # ---- nfsstat check

@@ -9,7 +9,7 @@ import pytest
 
 from nfssvc_shim import state
 
-HEADER = Path(__file__).parents[2] / "nfsserver" / "state.h"
+HEADER = Path(__file__).parents[2] / "nfssvc_shim" / "state.h"
 RENAMED = {"STATE_SIZE": "SIZE"}
 
 

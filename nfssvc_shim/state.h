@@ -1,6 +1,6 @@
-/* state.h: the layout of nfssvc_shim/state.py for C.  A test compares the two. */
-#ifndef NFSSERVER_STATE_H
-#define NFSSERVER_STATE_H
+/* state.h: the layout of state.py for C: workers count into it, stats.c adds it up.  A test compares the two. */
+#ifndef NFSSVC_STATE_H
+#define NFSSVC_STATE_H
 #define N_SLOTS 64
 #define SLOT_WORDS 2048
 #define N_EXPORTS 16384
@@ -10,7 +10,8 @@
 #define DRC_SIZE (16 << 20)
 #define HEADER_SIZE 4096
 #define OFF_SLOTS HEADER_SIZE
-#define OFF_EXPORTS (OFF_SLOTS + (N_SLOTS + 1) * SLOT_WORDS * 8)
+#define OFF_BASES (OFF_SLOTS + N_SLOTS * SLOT_WORDS * 8)
+#define OFF_EXPORTS (OFF_BASES + 2 * N_SLOTS * SLOT_WORDS * 8)
 #define OFF_USERS (OFF_EXPORTS + N_EXPORTS * EXPORT_WORDS * 8)
 #define OFF_DRC (OFF_USERS + N_USERS * USER_WORDS * 8)
 #define STATE_SIZE (OFF_DRC + DRC_SIZE)
@@ -21,6 +22,7 @@
 #define H_STARTED 20
 #define H_USERS_LOST 21
 #define H_USERS_SERIAL 22
+#define H_BASE 23
 #define X_EXPID 0
 #define X_REQUESTS 1
 #define X_READ 2
