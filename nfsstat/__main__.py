@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import getopt
 import json
+import os
 import signal
 import sys
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nfssvc_shim.call import nfssvc
+from nfssvc_shim.call import nfssvc, places
 from nfssvc_shim.flags import Nfssvc
 
 from . import bsd, linux, macos, stats
@@ -248,9 +249,20 @@ def main() -> int:
     except ImportError as exc:
         print(f"nfsstat: {exc.name} is not installed (extras: screen, prometheus)", file=sys.stderr)
     except OSError as exc:
-        why = "no server answers" if exc.errno == errno.ENOSYS else exc.strerror
-        print(f"nfsstat: {why}", file=sys.stderr)
+        print(f"nfsstat: {why(exc)}", file=sys.stderr)
     return 1
+
+
+def why(exc: OSError) -> str:
+    """What a person can do about it."""
+    if exc.errno == errno.ENOSYS and os.environ.get("NFSSVC_SOCKET"):
+        return f"no server answers at {places()[0]} ($NFSSVC_SOCKET)"
+    if exc.errno == errno.ENOSYS:
+        return (f"no server answers at {' or '.join(places())}; "
+                "NFSSVC_SOCKET=DIR/nfssvc.sock asks the one of nfsd --statedir DIR")
+    if exc.errno == errno.EPERM:
+        return f"{exc.strerror}: that is for root and the user the server runs as"
+    return str(exc.strerror or exc)
 
 
 if __name__ == "__main__":

@@ -44,6 +44,14 @@ def nfssvc(flags: int, args: Record | bytes | int | None = None, *, fds: Sequenc
     return body
 
 
+def places() -> list[str]:
+    """Where nfssvc() looks for a call socket, in its order (channel.c: connect_default)."""
+    if named := os.environ.get("NFSSVC_SOCKET"):
+        return [named]
+    own = f"/tmp/nfsd-{os.geteuid()}"  # noqa: S108 the C code believes it only when it is this user's
+    return ["/run/nfsd/nfssvc.sock", f"{os.environ.get('XDG_RUNTIME_DIR') or own}/nfsd/nfssvc.sock"]
+
+
 def getfh(args: GetfhArgs, *, socket_path: str | os.PathLike[str] | None = None) -> bytes:
     """getfh(2): the file handle.  Raises OSError (ENOENT, ENOTDIR, EACCES, ESTALE, EPERM)."""
     return nfssvc(Nfssvc.GETFH, args, socket_path=socket_path)
