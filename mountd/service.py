@@ -24,7 +24,7 @@ from pathlib import Path
 
 from nfssvc_shim.channel import Channel, Message, ProtocolError
 from nfssvc_shim.flags import Nfssvc, Nxa
-from nfssvc_shim.records import MAX_FH, ExportArgs, GetfhArgs, pack_export_args, pack_getfh_args
+from nfssvc_shim.records import MAX_FH, ExportArgs, GetfhArgs, pack_export_args, pack_getfh_args, without_gc
 from oncrpc.hosts_access import HostsAccess
 from oncrpc.message import AcceptStat
 from oncrpc.server import Server
@@ -209,7 +209,8 @@ class Service:
 
     def reload(self) -> None:
         """HUP.  With an error in any file the old table stays, whole."""
-        parsed = exports.load(self.o.exports(), self.o.dialect)
+        with without_gc():
+            parsed = exports.load(self.o.exports(), self.o.dialect)
         log_all(parsed.diagnostics)
         if parsed.errors:
             log.error("%d errors: the exports stay as they were", len(parsed.errors))
@@ -266,8 +267,9 @@ class Service:
             self._again = True
             return
         try:
-            table = build(self.entries, self.names.answers(),
-                          Builder(FileSystems.now(), self.ids, self.o.reserved, self.o.always))
+            with without_gc():
+                table = build(self.entries, self.names.answers(),
+                              Builder(FileSystems.now(), self.ids, self.o.reserved, self.o.always))
         except OSError as exc:
             log.error("the table cannot be made: %s", exc)
             return
@@ -293,6 +295,7 @@ class Service:
         log_all(failed_exports(table, failed))
         self.broker.table = table
         self._in_force = self._server_has_table = True
+        log.info("exports in force: %d directories", len(table.mountables))
         held, self._held = self._held, []
         for call, answer in held:
             self.broker.handle(call, answer)

@@ -162,7 +162,7 @@ class _Build:
     def _place(self, entry: Entry) -> Place | None:
         """Where the directory lies, None (with a warning) when it is not to be exported now."""
         options = entry.clients[0].options if entry.clients else Options()
-        if (options.ex | self.b.always) & Ex.REMOVABLE:
+        if Ex.REMOVABLE in options.ex or Ex.REMOVABLE in self.b.always:
             return Place(entry.path, entry.path, "", 0)
         try:
             place = self.b.filesystems.locate(entry.path)
@@ -202,8 +202,9 @@ class _Build:
         return Mountable(export, first.path, first.where, rules, wild, tuple(client for client, _ in clients))
 
     def _flags(self, entry: Entry, options: list[Options]) -> Ex:
-        if all(one.ex == options[0].ex for one in options):
-            return (options[0].ex if options else NO_EX) | self.b.always
+        if len({one.ex for one in options}) < 2:
+            ex = options[0].ex if options else NO_EX
+            return ex | self.b.always if self.b.always else ex
         some, every = NO_EX, _ALL_MUST
         for one in options:
             some |= one.ex
@@ -224,7 +225,7 @@ class _Build:
         return tuple(winners.values())
 
     def _nets(self, client: Client) -> tuple[Net, ...]:
-        key = (client.key, client.options, client.where.line)
+        key = (client.key, client.options)
         found = self.nets.get(key)
         if found is None:
             found = self.nets[key] = tuple(self._new_nets(client))
@@ -262,7 +263,7 @@ class _Build:
         flags, root, everyone, anon = known
         if client.kind is Kind.WORLD:
             flags |= Nx.DEFAULTEXPORT
-        return Net(flags, address, prefix, root, everyone, anon, client.options.flavors, client.where.line)
+        return Net(flags, address, prefix, root, everyone, anon, client.options.flavors)
 
     def _rights(self, client: Client) -> tuple[Nx, Cred, Cred, Cred]:
         """Flags, and who root, everyone and the anonymous are."""

@@ -31,8 +31,8 @@ from collections.abc import Callable
 import prctl
 
 from nfssvc_shim.channel import Channel, Message, ProtocolError
-from nfssvc_shim.flags import Nfssvc, Nxa
-from nfssvc_shim.records import AF_INET6, Address, Export, ExportArgs, NfsdArgs, pack_export_args, pack_nfsd_args
+from nfssvc_shim.flags import Nfssvc
+from nfssvc_shim.records import AF_INET6, Address, Export, NfsdArgs, pack_nfsd_args
 from nfssvc_shim.state import H_GENERATION, H_SUSPENDED, N_SLOTS, State
 
 from . import exptab, log
@@ -61,6 +61,7 @@ class Control:
         self.stats = Stats(self.state)
         self.slots = Slots(self.loop, self.state, on_gone=self._slot_gone, on_alive=self._slot_alive, on_hung=self._slot_hung)
         self.table: dict[int, Export] | None = exptab.load(EXPORTS_FD)
+        self._encoded = -1, b""                 # generation, and the table of it
         self.n_workers: int = options.workers   # without lent slots
         self.verbose: int = options.verbose
         self.addresses: list[str] = []
@@ -190,7 +191,7 @@ class Control:
         old, self.table = self.table, table
         generation = self.raise_generation()
         try:
-            exptab.save(EXPORTS_FD, table, generation)
+            exptab.save(EXPORTS_FD, self._encoded_table())
         except OSError as exc:
             log.logger.error("exports.tab: %s", exc.strerror)
         waiting, answers = set(self.slots.slots.values()), list[tuple[int, bytes]]()
@@ -213,10 +214,16 @@ class Control:
             self.install(old, lambda error, body: None)
         done(error, b"" if error else next((body for _, body in answers if body), b""))
 
+    def _encoded_table(self) -> bytes:
+        """Encoded once for the file and all workers."""
+        generation = int(self.state.words[H_GENERATION])
+        if self._encoded[0] != generation:
+            self._encoded = generation, exptab.encode(self.table or {}, generation)
+        return self._encoded[1]
+
     def _send_table(self, slot: Slot, done: Done) -> None:
         """done(0, ...): acknowledged, or fenced by the generation (dead or silent)."""
-        args = ExportArgs(Nxa.REPLACE, True, tuple((self.table or {}).values()), int(self.state.words[H_GENERATION]))
-        self.slots.request(slot, Nfssvc.EXPORT, pack_export_args(args), [],
+        self.slots.request(slot, Nfssvc.EXPORT, self._encoded_table(), [],
                            lambda msg, fds: done(msg.errno, msg.body) if msg else done(0, b""))
 
     # ---- mountd

@@ -88,9 +88,13 @@ def check(args: ExportArgs) -> None:
 
 # ---- the copy
 
-def save(fd: int, table: Table, generation: int) -> None:
-    """Raises OSError."""
-    body = pack_export_args(ExportArgs(Nxa.REPLACE, True, tuple(table.values()), generation))
+def encode(table: Table, generation: int) -> bytes:
+    """`table` as workers get it and as it is saved."""
+    return pack_export_args(ExportArgs(Nxa.REPLACE, True, tuple(table.values()), generation))
+
+
+def save(fd: int, body: bytes) -> None:
+    """body: of encode().  Raises OSError."""
     data = memoryview(MAGIC + _boot_id() + hashlib.sha256(body).digest() + body)
     os.ftruncate(fd, 0)
     done = 0

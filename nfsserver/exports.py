@@ -18,22 +18,30 @@ READONLY, INSECURE_OK, SQUASHED, CLIENTS32, DENIED = 1, 2, 4, 8, 0x80
 
 
 class Clients:
-    """The networks of one export, by family and prefix, longest first."""
+    """The networks of one export, by family and prefix, longest first.  Sorted when the first caller comes: of ten thousand
+    exports few are used between two loads."""
+
+    __slots__ = ("_tables", "_world", "export")
 
     def __init__(self, export: Export) -> None:
         self.export = export
         self._world: Net | None = None
+        self._tables: list[tuple[tuple[int, int], dict[int, Net]]] | None = None
+
+    def _sort(self) -> list[tuple[tuple[int, int], dict[int, Net]]]:
         tables: dict[tuple[int, int], dict[int, Net]] = {}
-        for net in export.nets:
+        for net in self.export.nets:
             if net.flags & Nx.DEFAULTEXPORT:
                 self._world = self._world or net
             else:
                 key = (net.address.family, net.prefix)
                 tables.setdefault(key, {}).setdefault(_network(net.address.packed, net.prefix), net)
-        self._tables = sorted(tables.items(), key=lambda item: -item[0][1])
+        return sorted(tables.items(), key=lambda item: -item[0][1])
 
     def match(self, peer: Address) -> Net | None:
         """The entry that decides for `peer`, or None.  A local peer (unix socket) is the world's."""
+        if self._tables is None:
+            self._tables = self._sort()
         if peer.family != AF_LOCAL:
             for (family, prefix), nets in self._tables:
                 if family == peer.family and (net := nets.get(_network(peer.packed, prefix))):

@@ -126,7 +126,8 @@ class Unpacker:
     def unpack_fopaque(self, size: int) -> bytes:
         """opaque data[size]"""
         data = self._take(size)
-        self._take(-size % 4)
+        if size % 4:
+            self._take(-size % 4)
         return data
 
     def unpack_opaque(self, limit: int = UINT_MAX) -> bytes:
@@ -134,7 +135,7 @@ class Unpacker:
         size = self.unpack_uint()
         if size > limit:
             raise XdrError(f"{size} bytes where at most {limit} are allowed")
-        return self.unpack_fopaque(size)
+        return self.unpack_fopaque(size) if size else b""
 
     unpack_string = unpack_opaque
 

@@ -74,15 +74,15 @@ def fd(tmp_path: Path):
 
 
 def test_copy_comes_back_as_it_was(fd):
-    exptab.save(fd, TABLE, 7)
+    exptab.save(fd, exptab.encode(TABLE, 7))
     assert exptab.load(fd) == TABLE
-    exptab.save(fd, {}, 8)
+    exptab.save(fd, exptab.encode({}, 8))
     assert exptab.load(fd) == {}
 
 
 def test_copy_that_was_cut_or_changed_anywhere_is_none(fd):
     assert exptab.load(fd) is None
-    exptab.save(fd, TABLE, 7)
+    exptab.save(fd, exptab.encode(TABLE, 7))
     whole = os.pread(fd, 4096, 0)
     for size in range(len(whole)):
         os.ftruncate(fd, 0)

@@ -40,8 +40,8 @@ def test_short_way_is_the_long_way(monkeypatch: pytest.MonkeyPatch) -> None:
     print("seed", seed)
     nets = [any_net(random.Random(seed + i)) for i in range(3000)]
     short = [outcome(net) for net in nets]
-    monkeypatch.setattr(records, "_pack_net4", lambda p, n: False)
-    monkeypatch.setattr(records, "_unpack_net4", lambda u: None)
+    monkeypatch.setattr(records, "_raw_net4", lambda n: b"")
+    monkeypatch.setattr(records, "_net4_of", lambda raw: None)
     assert [outcome(net) for net in nets] == short
 
 
