@@ -35,6 +35,7 @@ void exp_commit(u32 generation);
 u32 exp_row(u32 expid);
 i32 fs_add(int fd, const u8 *fsid, int path_scheme);
 u64 siphash(const u64 *key, const void *p, size_t n);
+int uuid_of_device(const char *directory, u64 dev, u8 *out);
 
 int ident_get(u32 uid, u32 gid, u32 n, const u32 *gids);
 
@@ -100,7 +101,7 @@ void vn_sweep(u32, u32, u32);
 void vn_errno_table(const int *);
 """ + "\n".join(line for line in CDEF.splitlines() if line.startswith(_DECLARED))
 
-_SOURCES = ("ident", "fh", "gate", "attr", "change", "facts", "data", "make", "names", "dir", "pool", "drc", "users", "v2",
+_SOURCES = ("ident", "fh", "fsid", "gate", "attr", "change", "facts", "data", "make", "names", "dir", "pool", "drc", "users", "v2",
             "acl", "removable", "webnfs", "cluster")
 
 ffi = FFI()

@@ -329,8 +329,7 @@ void fs_probe(struct filesystem *f, int path_scheme)
 	f->path_scheme = path_scheme || !round_trip(f->mntfd);
 }
 
-/* A file system from a directory on it.  `fd` is kept.  fsid: 8 bytes or NULL (statfs f_fsid, which these make from the UUID; where
- * it is zero, the device number).  Returns its place or -errno. */
+/* A file system from a directory on it.  `fd` is kept.  fsid: 8 bytes or NULL (see fsid.c).  Returns its place or -errno. */
 i32 fs_add(int fd, const u8 *fsid, int path_scheme)
 {
 	struct stat st;
@@ -354,11 +353,7 @@ i32 fs_add(int fd, const u8 *fsid, int path_scheme)
 		fd = W.fs[i].mntfd;
 	}
 	struct filesystem *f = &W.fs[i];
-	u64 id[2] = { 0, 0 };
-	memcpy(id, &sf.f_fsid, sizeof sf.f_fsid);
-	if (!id[0])
-		id[0] = st.st_dev;
-	u64 fixed[2] = { 0x6e66737376632d31ull, (u64)sf.f_type }, hashed = siphash(fixed, id, 8);
+	u64 id = fs_identity(fd, st.st_dev, &sf), fixed[2] = { 0x6e66737376632d31ull, (u64)sf.f_type }, hashed = siphash(fixed, &id, 8);
 	memcpy(f->fsid, fsid ? (const void *)fsid : (const void *)&hashed, 8);
 	memcpy(f->handle_id, f->fsid, 8);
 	fs_probe(f, path_scheme);

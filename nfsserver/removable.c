@@ -64,8 +64,7 @@ int removable_attach(struct export *e)
 	e->root_ino = st.st_ino;
 	attached++;
 	fs_probe(f, e->flags & EX_PATHFH);
-	u64 medium[3] = { (u64)sf.f_type, 0, 0 }, key[2] = { 0x6d656469756dull, 0 };
-	memcpy(&medium[1], &sf.f_fsid, sizeof sf.f_fsid);
+	u64 medium[3] = { (u64)sf.f_type, fs_identity(fd, st.st_dev, &sf), 0 }, key[2] = { 0x6d656469756dull, 0 };
 	memcpy(&medium[2], f->fsid, 8);
 	u64 id = siphash(key, medium, sizeof medium);
 	memcpy(f->handle_id, &id, 8);

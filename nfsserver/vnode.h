@@ -243,6 +243,11 @@ void put_fh(struct call *c, i32 o);
 int vn_close(struct call *c, u32 status);   /* counts, stores into the DRC, ends the reply; returns 0 */
 int garbage(const struct call *c, const u8 *p, size_t need);
 
+/* fsid.c */
+struct statfs;
+u64 fs_identity(int fd, u64 dev, const struct statfs *sf);
+int uuid_of_device(const char *directory, u64 dev, u8 out[16]);
+
 /* removable.c */
 i32 removable_fs(const char *path);
 int removable_attach(struct export *e);
