@@ -3,9 +3,11 @@
  * No descriptor of such a file system is kept between two batches of calls, so umount(8) finds it idle: the first call that names
  * it opens its root (removable_attach), and before the loop waits everything is closed again (vn_release_removable); what a pool
  * thread still uses goes with the next batch.  A handle of the root says only "root of this export" (FH_ROOT) and is good for
- * whatever is there, also for nothing: then an empty directory is shown, which is read-only.  Every other handle names its medium
+ * whatever is there, also for nothing: then an empty directory is shown, which is read-only.  Nothing is there also when all that
+ * is left of the path is an empty mount point, which nobody may fill while the medium is out.  Every other handle names its medium
  * and is STALE while another or none is in.  The fsid that clients see is the export's, a hash of its path. */
 #include "vnode.h"
+#include <dirent.h>
 #include <sys/statfs.h>
 
 /* Always there, always empty, everybody may list it: what stands for an absent medium. */
@@ -38,6 +40,25 @@ static void detach(struct export *e)
 	attached--;
 }
 
+/* An empty directory on which nothing is mounted. */
+static int only_mount_point(int fd)
+{
+	struct statx sx;
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS, &sx) || sx.stx_attributes & STATX_ATTR_MOUNT_ROOT)
+		return 0;
+	int copy = openat(fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC), n = 0;
+	DIR *d = copy < 0 ? NULL : fdopendir(copy);
+	if (!d) {
+		if (copy >= 0)
+			close(copy);
+		return 0;
+	}
+	while (n < 3 && readdir(d)) /* "." and ".." */
+		n++;
+	closedir(d);
+	return n < 3;
+}
+
 /* Opens the export's root for this batch.  0 or an nfsstat3. */
 int removable_attach(struct export *e)
 {
@@ -50,8 +71,10 @@ int removable_attach(struct export *e)
 	if (W.root && ident_root())
 		return ERR_JUKEBOX;
 	int fd = open(e->path, O_RDONLY | O_DIRECTORY | O_NONBLOCK | O_CLOEXEC);
-	f->absent = fd < 0;
-	if (fd < 0)
+	f->absent = fd < 0 || only_mount_point(fd);
+	if (fd >= 0 && f->absent)
+		close(fd);
+	if (f->absent)
 		fd = open(EMPTY, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0 || fd_stat(fd, &st) || fstatfs(fd, &sf) || (e->rootfd = openat(W.procfd, procpath(fd, buf), O_PATH | O_CLOEXEC)) < 0) {
 		int err = errno;

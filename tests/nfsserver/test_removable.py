@@ -71,6 +71,16 @@ def test_an_absent_medium_is_an_empty_read_only_directory(place: Place) -> None:
     place.nfs.pathconf(place.root).must()
 
 
+def test_an_empty_mount_point_is_no_medium(place: Place) -> None:
+    """What a client wrote there would be on another file system, and hidden once the medium is in."""
+    place.medium.mkdir(mode=0o777)
+    attr = place.nfs.getattr(place.root).must().a
+    assert attr.mode & 0o222 == 0 and attr.fileid != place.medium.stat().st_ino
+    assert names(place) == {b".", b".."}
+    assert place.nfs.create(place.root, b"x").status == ROFS
+    assert not list(place.medium.iterdir())
+
+
 def test_the_root_handle_shows_the_medium_once_it_is_in(place: Place) -> None:
     before = place.nfs.getattr(place.root).must().a
     place.medium.mkdir()
@@ -99,6 +109,7 @@ def test_handles_are_stale_while_the_medium_is_out_and_good_again_after(place: P
 
 def test_nothing_stays_open_between_calls(place: Place) -> None:
     place.medium.mkdir()
+    (place.medium / "there").touch()
     fh = place.nfs.create(place.root, b"file").must().h
     for stable in (UNSTABLE, FILE_SYNC):
         place.nfs.write(fh, b"data", stable=stable).must()
