@@ -130,6 +130,8 @@ int vn_write(struct call *c)
 	ssize_t n = write_all(fd, p + 20, count, offset);
 	int err = errno;
 	change_end(&ch);
+	if (ch.has_pre == 1)
+		obj_written(o, &ch.pre, &ch.post);
 	W.row[S_COUNTERS + C_VOP_WRITES]++;
 	if (n < 0)
 		return change_fail(c, &ch, (u32)status_of(err));

@@ -15,10 +15,6 @@ static struct grant *grant_place(const struct call *c, u32 expid)
 	return &W.grants[(peer * 0x9e3779b1u ^ cred * 0x85ebca6bu ^ expid * 0xc2b2ae35u) >> 5 & (N_GRANT - 1)];
 }
 
-static u64 generation_due(void)
-{
-	return atomic_load_explicit((_Atomic u64 *)&W.state[H_GENERATION], memory_order_acquire);
-}
 
 /* Applies the grant for the export of object `o` to the call.  0, nfsstat3, V_GRANT. */
 static int apply_grant(struct call *c, i32 o)

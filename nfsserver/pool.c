@@ -14,7 +14,7 @@ struct job {
 	struct call *c;
 	int kind, fd, fd2, err; /* fd2: to be synced as well, or -1; JOB_SYNCFS owns its fd */
 	u64 offset;
-	u32 count;
+	u32 count, generation; /* of the export table that allowed it */
 	ssize_t n;
 	struct stat st; /* of a READ: from before */
 };
@@ -162,7 +162,8 @@ static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 cou
 		c->eng->drop(c);
 		return V_PENDING;
 	}
-	*j = (struct job){ .c = c, .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count };
+	*j = (struct job){ .c = c, .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count,
+			   .generation = W.generation };
 	if (st)
 		j->st = *st;
 	W.objs[c->obj].pins++;
@@ -235,6 +236,8 @@ int vn_done(struct call *c)
 	if (job.kind == JOB_READ) {
 		if (job.err)
 			return job.err == ENOMEM ? ERR_JUKEBOX : status_of(job.err);
+		if (job.generation != generation_due()) /* it may be revoked: the client asks again, and passes the gate again */
+			return ERR_JUKEBOX;
 		finish_read(c, job.offset, (u32)job.n, job.count, &job.st);
 		return vn_close(c, OK);
 	}

@@ -95,6 +95,8 @@ struct obj {
 	u32 expid, exp_gen;
 	int fd, rfd, wfd;
 	u32 touched;             /* seconds, CLOCK_MONOTONIC */
+	u32 unsealed_s;          /* when, and at which ctime, it was seen neither immutable nor append-only */
+	u64 unsealed;
 	u64 ino;
 };
 
@@ -135,6 +137,9 @@ struct worker {
 };
 extern struct worker W;
 
+/* The generation of export tables in force: raised before anybody is told that a table is. */
+static inline u32 generation_due(void) { return (u32)atomic_load_explicit((_Atomic u64 *)&W.state[H_GENERATION], memory_order_acquire); }
+
 int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 row);
 i32 exp_find(u32 id);
 int vn_root(i32 exp, i32 *out);
@@ -155,6 +160,7 @@ void obj_drop(i32 o);
 void obj_touch(i32 o);
 int obj_stat(i32 o, struct stat *st);
 int obj_open(struct call *c, i32 o, int writing, int *fd, struct stat *attributes);
+void obj_written(i32 o, const struct stat *pre, const struct stat *post);
 int may(struct call *c, i32 o, const struct stat *st, int want);
 int become_searcher(struct call *c, i32 dir, const struct stat *dst);
 int obj_is_root(i32 o);

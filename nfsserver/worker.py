@@ -39,7 +39,7 @@ from oncrpc.xdr import Packer, Unpacker, XdrError
 
 from ._vnode import ffi, lib
 from .acl import nfs_acl
-from .exports import DENIED, Table
+from .exports import DENIED, READONLY, Table
 from .groups import Groups
 from .procs import NFS_PROGRAM, Call, nfs3
 from .procs2 import nfs2
@@ -57,6 +57,7 @@ STALL_S = 2.0           # a call waits so long for the export table of its gener
 PARKED_ROOM = 1024      # of the reply of a call that waits for its caller's groups; it grows if need be
 THREADS = 4             # for what may wait for a disk
 GARBAGE_ARGS = 4
+FHOPEN_WRITE = 2        # a bit of FhopenArgs.mode
 
 _ENGINE_WORDS = (state.S_TCPCONN, state.S_PACKETS_UDP, state.S_PACKETS_TCP, state.S_BADAUTH, state.S_BADFMT, state.S_BADCALLS,
                  state.S_EXCEPTIONS)
@@ -82,6 +83,7 @@ class Worker:
         self._relay = MountRelay(self._server)
         self._groups = Groups(self._server, become_root=lib.ident_root, on_old=lib.vn_forget_grants)
         self._server.on_finished = self._finished
+        self._server.on_mistake = lib.drc_forget   # else the client's next try would be taken for one that still runs
         self._server.before_wait = lib.vn_release_removable
         self._special: dict[int, Callable[[Call, Raw], None]] = {
             lib.V_GRANT: self._ask_grant, lib.V_GARBAGE: self._garbage, lib.V_DROP: self._drop, lib.V_STALLED: self._stalled,
@@ -324,8 +326,11 @@ class Worker:
         error = lib.exp_put(export.expid, int(export.flags), export.path, fsid, salt, lib.exp_row(export.expid))
         return int(error or (lib.exp_index(export.index) if export.index else 0))
 
-    def _grant_ident(self, expid: int, peer: Address, flavor: int, cred: Cred) -> int:
+    def _grant_ident(self, expid: int, peer: Address, flavor: int, cred: Cred, *, writing: bool = False) -> int:
+        """raises  OSError(EACCES) for a stranger, OSError(EROFS) for who may only read"""
         grant = self.table.grant(expid, peer, flavor, cred)
+        if writing and grant.rights & READONLY:
+            raise OSError(errno.EROFS, f"{peer} on export {expid:#x}")
         ident = self._ident(grant.cred)
         if grant.rights & DENIED or ident < 0:
             raise OSError(errno.EACCES, f"{peer} on export {expid:#x}")
@@ -348,7 +353,7 @@ class Worker:
         expid = ffi.new("u32 *")
         status = lib.vn_fhopen(args.handle, len(args.handle), -1, 0, expid)
         if status == 0:
-            ident = self._grant_ident(expid[0], args.peer, 1, args.cred)
+            ident = self._grant_ident(expid[0], args.peer, 1, args.cred, writing=bool(args.mode & FHOPEN_WRITE))
             status = lib.vn_fhopen(args.handle, len(args.handle), ident, args.mode, expid)
         if status < 0:
             self._channel.reply(msg, errno=-status)

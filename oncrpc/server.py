@@ -242,6 +242,7 @@ class Server:
         self.names: list[str] = []
         self.mistakes = 0                             # exceptions that only a bug explains
         self.on_finished: Callable[[Call], object] | None = None  # gets each completed detached call and ends it
+        self.on_mistake: Callable[[Call], object] | None = None   # gets a call that raised, before it is answered SYSTEM_ERR
         self.before_wait: Callable[[], None] | None = None        # runs before each wait, after the batch
         self._readable: dict[int, Callable[[], None]] = {}
         self._closed: dict[int, Callable[[], None]] = {}
@@ -429,6 +430,8 @@ class Server:
             log.exception("a call failed after its answer")
             return
         log.exception("program %d version %d procedure %d failed", call.prog, call.vers, call.proc)
+        if self.on_mistake is not None:
+            self.on_mistake(call)
         lib.rpc_deny(call, AcceptStat.SYSTEM_ERR)
 
     def _plain(self, handler: Handler, call: Call) -> None:

@@ -1,8 +1,14 @@
 """WRITE and COMMIT (RFC 1813 sections 3.3.7, 3.3.21): data, stability, the write verifier."""
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import struct
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +20,7 @@ from tests.tools.nfs3 import (
     INVAL,
     ISDIR,
     NXIO,
+    PERM,
     STALE,
     UNSTABLE,
     Proc,
@@ -22,7 +29,7 @@ from tests.tools.nfs3 import (
 )
 from tests.tools.rpc import GARBAGE_ARGS, auth_sys
 
-from .conftest import Spot
+from .conftest import CRED, Spot
 
 USER = auth_sys(1000, 1000)
 
@@ -208,3 +215,53 @@ def test_write_by_a_user_clears_setuid_also_after_root_wrote(spot: Spot) -> None
 def test_commit_by_a_stranger_needs_no_write_right_but_does_no_harm(spot: Spot) -> None:
     fh = spot.file(mode=0o600)
     assert spot.as_(USER).commit(fh).status in (0, ACCES)
+
+
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602   # linux/fs.h
+FS_IMMUTABLE_FL, FS_APPEND_FL = 0x10, 0x20
+
+
+@contextmanager
+def flagged(path: Path, flag: int) -> Iterator[None]:
+    """chattr(1) +i or +a while in it."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        (before,) = struct.unpack("i", fcntl.ioctl(fd, FS_IOC_GETFLAGS, bytes(4)))
+        fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("i", before | flag))
+    except OSError as exc:
+        os.close(fd)
+        pytest.skip(f"no file flags here: {exc}")
+    try:
+        yield
+    finally:
+        fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("i", before))
+        os.close(fd)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("flag", [FS_IMMUTABLE_FL, FS_APPEND_FL], ids=["immutable", "append-only"])
+def test_write_by_the_owner_ends_when_the_file_is_sealed(spot: Spot, flag: int) -> None:
+    """The server has it open for writing from before: a kernel server would open it again and be refused."""
+    fh = spot.file()
+    os.chown(spot.local(b"file"), 1000, 1000)
+    owner = spot.as_(USER)
+    for _ in range(3):
+        owner.write(fh, b"before").must()
+    with flagged(spot.local(b"file"), flag):
+        assert owner.write(fh, b"sealed").status == PERM
+        assert spot.local(b"file").read_bytes() == b"before"
+    owner.write(fh, b"after ").must()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root opens whatever the mode is")
+def test_owners_override_of_many_at_once_leaves_the_mode(spot: Spot) -> None:
+    """Without root it takes a moment with another mode, which no worker may take for the file's own."""
+    files = [spot.file(b"%d" % number, b"data", 0o000) for number in range(40)]
+
+    def go_over(_: int) -> bool:
+        with closing(spot.server.client(CRED)) as client:
+            return all(client.read(fh).ok and client.write(fh, b"DATA").ok for fh in files)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(go_over, range(8)))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in spot.path.iterdir()} == {0}

@@ -45,6 +45,7 @@ ROOT = Path(__file__).parents[2]
 LOCAL = Address.of("127.0.0.1")
 ME = Cred(os.geteuid(), os.getegid())
 EXPID = 0x1234
+NONE = Nx(0)
 
 
 @dataclass
@@ -58,8 +59,8 @@ class Server:
         found: dict[str, object] = json.loads(nfssvc(Nfssvc.STATUS, socket_path=self.path))
         return found
 
-    def table(self, *, op: Nxa = Nxa.REPLACE) -> ExportArgs:
-        nets = (Net(Nx.DEFAULTEXPORT, Address(0), 0),)
+    def table(self, *, op: Nxa = Nxa.REPLACE, flags: Nx = NONE) -> ExportArgs:
+        nets = (Net(Nx.DEFAULTEXPORT | flags, Address(0), 0),)
         return ExportArgs(op, op == Nxa.REPLACE, (Export(EXPID, bytes(self.export), flags=Ex.PATHFH, nets=nets),))
 
 
@@ -119,17 +120,34 @@ def test_getfh_of_nothing_is_enoent(server: Server) -> None:
     assert error.value.errno == errno.ENOENT
 
 
-def test_fhopen_gives_a_descriptor_of_the_file(server: Server) -> None:
-    handle = Unpacker(getfh(GetfhArgs(EXPID, b"", LOCAL, ME), socket_path=server.path)).unpack_opaque(64)
+def file_handle(server: Server) -> bytes:
     packer = Packer()
-    packer.pack_opaque(handle)
+    packer.pack_opaque(handle_of(server))
     packer.pack_string(b"file")
     with Client.tcp(("127.0.0.1", server.port), 100003, 3) as client:
         reply = Unpacker(client.call(3, bytes(packer)))
     assert reply.unpack_uint() == 0
-    fd = fhopen(FhopenArgs(reply.unpack_opaque(64), LOCAL, ME, 1), socket_path=server.path)
+    return reply.unpack_opaque(64)
+
+
+def test_fhopen_gives_a_descriptor_of_the_file(server: Server) -> None:
+    fd = fhopen(FhopenArgs(file_handle(server), LOCAL, ME, 1), socket_path=server.path)
     assert os.pread(fd, 100, 0) == b"twelve bytes"
     os.close(fd)
+
+
+@pytest.mark.parametrize("mode", [2, 3])
+def test_fhopen_for_writing_is_refused_on_a_read_only_export(server: Server, mode: int) -> None:
+    """A descriptor outlives the look at the export: no write may come of it where WRITE answers ROFS."""
+    handle = file_handle(server)
+    nfssvc(Nfssvc.EXPORT, server.table(flags=Nx.READONLY), socket_path=server.path)
+    try:
+        with pytest.raises(OSError) as error:
+            fhopen(FhopenArgs(handle, LOCAL, ME, mode), socket_path=server.path)
+        assert error.value.errno == errno.EROFS
+        os.close(fhopen(FhopenArgs(handle, LOCAL, ME, 1), socket_path=server.path))
+    finally:
+        nfssvc(Nfssvc.EXPORT, server.table(), socket_path=server.path)
 
 
 @pytest.mark.parametrize("slot", [0, 1])
