@@ -6,8 +6,7 @@ import os
 import stat
 import struct
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ from tests.tools.nfs3 import (
 )
 from tests.tools.rpc import GARBAGE_ARGS, auth_sys
 
-from .conftest import CRED, Spot
+from .conftest import Spot
 
 USER = auth_sys(1000, 1000)
 
@@ -251,17 +250,3 @@ def test_write_by_the_owner_ends_when_the_file_is_sealed(spot: Spot, flag: int) 
         assert owner.write(fh, b"sealed").status == PERM
         assert spot.local(b"file").read_bytes() == b"before"
     owner.write(fh, b"after ").must()
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root opens whatever the mode is")
-def test_owners_override_of_many_at_once_leaves_the_mode(spot: Spot) -> None:
-    """Without root it takes a moment with another mode, which no worker may take for the file's own."""
-    files = [spot.file(b"%d" % number, b"data", 0o000) for number in range(40)]
-
-    def go_over(_: int) -> bool:
-        with closing(spot.server.client(CRED)) as client:
-            return all(client.read(fh).ok and client.write(fh, b"DATA").ok for fh in files)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert all(pool.map(go_over, range(8)))
-    assert {stat.S_IMODE(path.stat().st_mode) for path in spot.path.iterdir()} == {0}

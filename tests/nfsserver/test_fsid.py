@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from nfsserver._vnode import ffi, lib
+
 from tests.tools.nfs3 import Nfs3
 from tests.tools.worker import OneWorker, export_of
 
