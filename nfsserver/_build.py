@@ -101,8 +101,8 @@ void vn_sweep(u32, u32, u32);
 void vn_errno_table(const int *);
 """ + "\n".join(line for line in CDEF.splitlines() if line.startswith(_DECLARED))
 
-_SOURCES = ("ident", "fh", "fsid", "gate", "attr", "change", "facts", "data", "make", "names", "dir", "pool", "drc", "users", "v2",
-            "acl", "removable", "webnfs", "cluster")
+_SOURCES = ("ident", "fh", "fsid", "gate", "attr", "change", "facts", "data", "make", "names", "dir", "pool", "drc", "users",
+            "v2", "acl", "removable", "webnfs", "cluster")
 
 ffi = FFI()
 ffi.include(rpc_ffi)
