@@ -18,7 +18,7 @@ from pathlib import Path
 
 from . import convert, exports, lint, logs, why
 from .options import Options, parse
-from .privsep import set_title, unprivileged_user
+from .privsep import missing_rights, set_title, unprivileged_user
 from .service import Service
 from .sockets import Sockets, bind_all
 
@@ -59,6 +59,8 @@ def _serve(options: Options) -> int:
         _detach(options)
     logs.set_up(options.debug, logging.DEBUG if options.verbose > 1 else logging.INFO)
     set_title("mountd: privileged")
+    for line in missing_rights():
+        logging.getLogger(__name__).warning("%s", line)
     if pidfile is not None:
         os.pwrite(pidfile, b"%d\n" % os.getpid(), 0)
     service = Service(options, sockets, parsed.entries)

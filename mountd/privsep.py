@@ -65,25 +65,48 @@ def set_title(title: str) -> None:
     prctl.set_proctitle(title)
 
 
+def missing_rights() -> list[str]:
+    """Lines "CAP_X missing: what stays" for a root (of a container) that cannot give up everything in its children."""
+    if os.geteuid() != 0:
+        return []
+    have, lines = prctl.cap_effective, []
+    if not have.sys_chroot:
+        lines.append("CAP_SYS_CHROOT missing: the half that reads the network keeps its root directory")
+    if not _can_become():
+        lines.append("CAP_SETUID or CAP_SETGID missing: the halves without rights stay uid 0, without capabilities")
+    return lines
+
+
 def drop_rights(empty: Path | None) -> None:
-    """Gives up everything: root directory (to `empty`, a directory of root's with nothing in it), user, groups, capabilities."""
+    """Gives up everything that can be given up, see missing_rights().
+
+    Root directory (to `empty`, a directory of root's with nothing in it), user, groups, capabilities.
+    """
     if os.geteuid() == 0:
-        user, alone = unprivileged_user(), Path("/proc/self/setgroups").read_text().strip() == "deny"
-        if empty is not None:
+        user, become = unprivileged_user(), _can_become()
+        if empty is not None and prctl.cap_effective.sys_chroot:
             os.chroot(empty)
             os.chdir("/")
-        prctl.capbset.limit()
-        _become(user, alone=alone)
+        if prctl.cap_effective.setpcap:  # without it no_new_privs alone keeps the bounding set out of reach
+            prctl.capbset.limit()
+        _become(user) if become else _stay()
     prctl.set_no_new_privs(1)
     prctl.set_dumpable(0)
 
 
-def _become(user: pwd.struct_passwd, *, alone: bool) -> None:
-    """`user`; alone: nobody else is in this user namespace (user_namespaces(7)), so root without any capability."""
-    if alone:
-        prctl.cap_effective.limit()
-        prctl.cap_permitted.limit()
-        return
+def _can_become() -> bool:
+    """Another user; not where nobody else is in this user namespace (user_namespaces(7))."""
+    have = prctl.cap_effective
+    return bool(have.setuid and have.setgid) and Path("/proc/self/setgroups").read_text().strip() != "deny"
+
+
+def _stay() -> None:
+    """Root without any capability."""
+    prctl.cap_effective.limit()
+    prctl.cap_permitted.limit()
+
+
+def _become(user: pwd.struct_passwd) -> None:
     os.setgroups([])
     os.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
     os.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)

@@ -41,11 +41,12 @@ class Mountd:
         self.peer = Peer(self.socket) if own_server else None
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
+        self.prefix: tuple[str, ...] = ()  # what runs mountd, with less than root's rights
         self._children: set[int] = set()
 
     def command(self, *options: str) -> list[str]:
-        return [sys.executable, "-m", "mountd", "-d", "-v", "--socket", str(self.socket), "--statedir", str(self.state), *options,
-                str(self.exports)]
+        return [*self.prefix, sys.executable, "-m", "mountd", "-d", "-v", "--socket", str(self.socket), "--statedir",
+                str(self.state), *options, str(self.exports)]
 
     def start(self, text: str, *options: str, loopback: bool = True, register: bool = False) -> "Mountd":
         self.exports.write_text(text)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -144,6 +145,28 @@ def test_network_half_has_no_rights_at_all(mountd: Mountd, tree: Path) -> None:
     assert status["NoNewPrivs"] == "1"
     assert status["Groups"].split() == []
     assert list(Path(f"/proc/{pid}/root").iterdir()) == []
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which("capsh"), reason="needs capsh(1)")
+@pytest.mark.parametrize(("capability", "said"), [
+    ("cap_sys_chroot", "CAP_SYS_CHROOT missing: the half that reads the network keeps its root directory"),
+    ("cap_setuid", "the halves without rights stay uid 0, without capabilities"),
+    ("cap_setgid", "the halves without rights stay uid 0, without capabilities"),
+    ("cap_setpcap", ""),
+    ("cap_setpcap,cap_sys_chroot,cap_setuid,cap_setgid", "CAP_SYS_CHROOT missing"),
+])
+def test_root_of_a_container_without_a_capability_is_told_once_and_serves(mountd: Mountd, tree: Path, capability: str,
+                                                                          said: str) -> None:
+    """The children of such a mountd give up what they can, and do not die at what they cannot."""
+    mountd.prefix = ("capsh", f"--drop={capability}", "--", "-c", 'exec "$@"', "sh")
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{mountd.child('network')}/status").read_text().splitlines())
+    assert (int(status["CapEff"], 16), int(status["CapPrm"], 16), status["NoNewPrivs"]) == (0, 0, "1")
+    assert mountd.log().count("missing:") == (2 if "," in capability else bool(said))
+    assert said in mountd.log()
+    assert "Traceback" not in mountd.log()
 
 
 def test_relayed_calls_are_answered(mountd: Mountd, tree: Path) -> None:
