@@ -19,6 +19,8 @@ CDEF = """
 #define V_FS ...
 #define V_STALLED ...
 #define V_REPLAYED ...
+#define V_WAITS ...
+#define V_AGAIN ...
 
 int vn_init(int state_fd, u32 slot, const u8 *key, u32 max_objs, int root, int harden);
 u64 *vn_row(void);
@@ -42,6 +44,7 @@ int ident_get(u32 uid, u32 gid, u32 n, const u32 *gids);
 int pool_start(int threads);
 u64 vn_pending(void);
 int vn_done(struct call *c);
+void vn_opened_drop(void);
 
 int vn_gate(struct call *c);
 u32 vn_expid(const struct call *c);
@@ -101,8 +104,8 @@ void vn_sweep(u32, u32, u32);
 void vn_errno_table(const int *);
 """ + "\n".join(line for line in CDEF.splitlines() if line.startswith(_DECLARED))
 
-_SOURCES = ("ident", "fh", "fsid", "gate", "attr", "change", "facts", "data", "make", "names", "dir", "pool", "drc", "users",
-            "v2", "acl", "removable", "webnfs", "cluster")
+_SOURCES = ("ident", "fh", "fsid", "gate", "attr", "change", "cold", "facts", "data", "make", "names", "dir", "pool", "drc",
+            "users", "v2", "acl", "removable", "webnfs", "cluster")
 
 ffi = FFI()
 ffi.include(rpc_ffi)

@@ -181,8 +181,8 @@ static u32 error_place(u32 status)
 
 static void count(struct call *c, u32 status)
 {
-	u64 *row = W.row, *n = row + S_COUNTERS;
-	struct timespec t;
+	u64 *row = W.row, *n = row + S_COUNTERS, now = clock_ns();
+	cold_end(c, now);
 	if (c->prog == ACL_PROGRAM && c->proc < 8)
 		row[S_ACL + c->proc]++;
 	if (c->prog != NFS_PROGRAM)
@@ -197,8 +197,7 @@ static void count(struct call *c, u32 status)
 	n[C_PROCS + c->proc]++;
 	if (status)
 		row[S_ERRORS_PROC + c->proc]++;
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	u64 ns = (u64)t.tv_sec * 1000000000u + (u64)t.tv_nsec - c->t0;
+	u64 ns = now - c->t0;
 	u32 bucket = ns < 2 ? 0 : 63u - (u32)__builtin_clzll(ns);
 	row[S_TIME_PROC + c->proc] += ns;
 	row[S_HIST + c->proc * HIST + (bucket < HIST ? bucket : HIST - 1)]++;

@@ -126,3 +126,10 @@ int dir_ready(struct call *c, i32 dir)
 		return status;
 	return ident_become(c->ident) ? ERR_JUKEBOX : 0;
 }
+
+/* The same with a name in it, which is looked at in the pool when that may take long; `creating`: it is to be new. */
+int name_ready(struct call *c, i32 dir, char name[256], int creating)
+{
+	int status = dir_ready(c, dir);
+	return status || (status = cluster_name(c, dir, name, creating)) ? status : wait_for_name(c, dir, name, 0);
+}

@@ -1,6 +1,8 @@
 /* data.c: READ, WRITE, COMMIT.  RFC 1813 section 3.3. */
 #include "vnode.h"
+#include <linux/magic.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 
 #define READ_HEAD (4 + POST + 12)
 
@@ -19,10 +21,35 @@ void finish_read(struct call *c, u64 offset, u32 n, u32 count, const struct stat
 	c->word[3] = n;
 }
 
+/* filesystem.nowait: preadv2 RWF_NOWAIT works; it does not, and cachestat(2) tells; nothing tells; all data is always in memory */
+enum { NOWAIT_UNKNOWN, NOWAIT_READ, NOWAIT_ASK, NOWAIT_NEVER, NOWAIT_MEMORY };
+
+#ifndef SYS_cachestat
+#define SYS_cachestat 451 /* Linux 6.5 */
+#endif
+
+static u8 nowait_of(int fd)
+{
+	struct statfs sf;
+	return !fstatfs(fd, &sf) && (sf.f_type == TMPFS_MAGIC || sf.f_type == RAMFS_MAGIC) ? NOWAIT_MEMORY : NOWAIT_ASK;
+}
+
+/* Are all pages of the range in the cache? */
+static int is_cached(struct filesystem *f, int fd, u64 offset, u64 end)
+{
+	struct { u64 offset, len; } range = { offset, end - offset };
+	struct { u64 cached, dirty, writeback, evicted, recently_evicted; } stat;
+	u64 page = (u64)sysconf(_SC_PAGESIZE);
+	if (f->nowait == NOWAIT_ASK && syscall(SYS_cachestat, fd, &range, &stat, 0))
+		f->nowait = NOWAIT_NEVER;
+	return f->nowait == NOWAIT_ASK && stat.cached == (end + page - 1) / page - offset / page;
+}
+
 /* 1: the bytes are there; 0: not without waiting for the disk; -1: errno. */
 static int read_cached(i32 fs, int fd, void *to, u32 count, u64 offset, u64 size, ssize_t *n)
 {
-	if (W.fs[fs].nowait < 2) {
+	struct filesystem *f = &W.fs[fs];
+	if (f->nowait <= NOWAIT_READ) {
 		struct iovec v = { to, count };
 		*n = preadv2(fd, &v, 1, (off_t)offset, RWF_NOWAIT);
 		if (*n == (ssize_t)count || *n == 0 || (*n > 0 && offset + (u64)*n >= size))
@@ -31,8 +58,10 @@ static int read_cached(i32 fs, int fd, void *to, u32 count, u64 offset, u64 size
 			return 0;
 		if (errno != EOPNOTSUPP)
 			return -1;
-		W.fs[fs].nowait = 2;
+		f->nowait = nowait_of(fd);
 	}
+	if (f->nowait != NOWAIT_MEMORY && !is_cached(f, fd, offset, offset + count < size ? offset + count : size))
+		return 0;
 	*n = pread(fd, to, count, (off_t)offset);
 	return *n < 0 ? -1 : 1;
 }
@@ -75,7 +104,8 @@ static void mark_dirty(struct obj *b)
 	b->dirty = DIRTY; /* also while a COMMIT runs, which began without this */
 }
 
-static ssize_t write_all(int fd, const u8 *data, u32 count, u64 offset)
+/* Any thread. */
+ssize_t write_all(int fd, const u8 *data, u32 count, u64 offset)
 {
 	u32 done = 0;
 	while (done < count) {
@@ -89,71 +119,104 @@ static ssize_t write_all(int fd, const u8 *data, u32 count, u64 offset)
 	return done;
 }
 
-static void put_write(struct call *c, const struct change *ch, u32 n, u32 committed, u64 verf)
+static int get_write(const struct call *c, struct write *w)
 {
-	put_u32(c, OK);
-	put_change(c, ch);
-	put_u32(c, n);
-	put_u32(c, committed);
-	memcpy(c->rep, &verf, 8);
-	c->rep += 8;
-	c->state = 2;
-	c->word[3] = n;
-}
-
-int vn_write(struct call *c)
-{
-	struct change ch;
-	i32 o = c->obj;
 	const u8 *p = c->arg;
 	if (garbage(c, p, 20))
 		return V_GARBAGE;
-	u64 offset = get_u64(p);
-	u32 count = get_u32(p + 8), stable = get_u32(p + 12), len = get_u32(p + 16);
-	if (stable > 2 || len != count || garbage(c, p + 20, ((size_t)len + 3) & ~3ul))
+	*w = (struct write){ .offset = get_u64(p), .count = get_u32(p + 8), .stable = get_u32(p + 12), .data = p + 20 };
+	u32 len = get_u32(p + 16);
+	if (w->stable > 2 || len != w->count || garbage(c, p + 20, ((size_t)len + 3) & ~3ul))
 		return V_GARBAGE; /* never more than what was sent, nor less: CVE-2017-7895 */
-	if (count > transfer_max(c) + 4096)
-		return ERR_INVAL;
-	if (!is_reg(o))
-		return is_dir(o) ? ERR_ISDIR : ERR_INVAL;
-	if (offset > (u64)INT64_MAX - count)
-		return ERR_FBIG;
-	ch = (struct change){ .dir = o, .lock = dir_lock(W.fs[W.objs[o].fs].dev, W.objs[o].ino), .has_pre = 1 };
-	int fd, status = obj_open(c, o, 1, &fd, &ch.pre);
+	return w->count > transfer_max(c) + 4096 ? ERR_INVAL : 0;
+}
+
+/* WRITE3res after pwrite returned n, with what it was told in err. */
+static int put_write(struct call *c, const struct change *ch, const struct write *w, ssize_t n, int err)
+{
+	W.row[S_COUNTERS + C_VOP_WRITES]++;
+	if (reply_open(c, 4 + WCC + 16))
+		return V_DROP;
+	put_u32(c, n < 0 ? (u32)status_of(err) : OK);
+	put_change(c, ch);
+	if (n < 0)
+		return 0;
+	if (!w->stable)
+		mark_dirty(&W.objs[c->obj]);
+	put_u32(c, (u32)n);
+	put_u32(c, w->stable);
+	memcpy(c->rep, &w->verf, 8);
+	c->rep += 8;
+	c->state = 2;
+	c->word[3] = (u64)n;
+	return 0;
+}
+
+/* The end of a WRITE that a thread did; what was to be stable is. */
+int finish_write(struct call *c, const struct change *ch, const struct write *w, ssize_t n, int err)
+{
+	int status = put_write(c, ch, w, n, err);
+	return status ? status : vn_close(c, n < 0 ? (u32)status_of(err) : OK);
+}
+
+/* In a thread, where it may wait as long as the disk takes. */
+static int write_later(struct call *c, struct write *w)
+{
+	struct stat st;
+	int fd, status = obj_open(c, c->obj, 1, &fd, &st);
+	if (status)
+		return status;
+	struct call *d = c->eng->detach(c, 4 + WCC + 16);
+	if (!d)
+		return ERR_JUKEBOX; /* too much waits already */
+	w->data = d->arg + 20;
+	return pool_write(d, fd, w);
+}
+
+/* The caller's identity matters where a file system keeps blocks for some, and for setuid bits. */
+static int write_here(struct call *c, const struct write *w, struct change *ch)
+{
+	int fd, status = obj_open(c, c->obj, 1, &fd, &ch->pre);
 	if (!status && ident_become(c->ident))
 		status = ERR_JUKEBOX;
 	if (status) {
-		shared_unlock(ch.lock);
+		shared_unlock(ch->lock);
 		return status;
 	}
-	u64 verf = W.state[H_VERIFIER]; /* from before: what is lost from here on changes it */
-	ssize_t n = write_all(fd, p + 20, count, offset);
+	ssize_t n = write_all(fd, w->data, w->count, w->offset);
 	int err = errno;
-	change_end(&ch);
-	if (ch.has_pre == 1)
-		obj_written(o, &ch.pre, &ch.post);
-	W.row[S_COUNTERS + C_VOP_WRITES]++;
-	if (n < 0)
-		return change_fail(c, &ch, (u32)status_of(err));
-	if (!stable) {
-		mark_dirty(&W.objs[o]);
-		if (reply_open(c, 4 + WCC + 16))
-			return V_DROP;
-		put_write(c, &ch, (u32)n, 0, verf);
-		return vn_close(c, OK);
-	}
-	struct call *d = c->eng->detach(c, 4 + WCC + 16);
+	change_end(ch);
+	if (ch->has_pre == 1)
+		obj_written(c->obj, &ch->pre, &ch->post);
+	struct call *d = n < 0 || !w->stable ? c : c->eng->detach(c, 4 + WCC + 16);
 	if (!d) {
-		if (stable == 1 ? fdatasync(fd) : fsync(fd)) {
+		if (w->stable == 1 ? fdatasync(fd) : fsync(fd)) {
 			verifier_change();
 			return ERR_IO;
 		}
 		d = c;
 	}
-	if (reply_open(d, 4 + WCC + 16))
-		return V_DROP;
-	put_write(d, &ch, (u32)n, stable, verf);
-	return d == c ? vn_close(c, OK) : pool_sync(d, fd, stable == 1);
+	if ((status = put_write(d, ch, w, n, err)))
+		return status;
+	return n >= 0 && w->stable && d->detached ? pool_sync(d, fd, w->stable == 1) : vn_close(d, n < 0 ? (u32)status_of(err) : OK);
+}
+
+int vn_write(struct call *c)
+{
+	struct write w;
+	i32 o = c->obj;
+	int status = get_write(c, &w);
+	if (status)
+		return status;
+	if (!is_reg(o))
+		return is_dir(o) ? ERR_ISDIR : ERR_INVAL;
+	if (w.offset > (u64)INT64_MAX - w.count)
+		return ERR_FBIG;
+	w.verf = W.state[H_VERIFIER]; /* from before: what is lost from here on changes it */
+	struct change ch = { .dir = o, .has_pre = 1 };
+	if (is_slow(W.objs[o].fs, c->t0) || !(ch.lock = dir_trylock(W.fs[W.objs[o].fs].dev, W.objs[o].ino)))
+		return write_later(c, &w);
+	return write_here(c, &w, &ch);
 }
 
 int vn_commit(struct call *c)
@@ -169,7 +232,7 @@ int vn_commit(struct call *c)
 	int fd = sync_fd(c->obj);
 	if (fd < 0)
 		return ERR_IO;
-	struct call *d = c->detached ? c : c->eng->detach(c, 4 + WCC + 8); /* detached: it has waited for its caller's groups */
+	struct call *d = c->eng->detach(c, 4 + WCC + 8);
 	if (!d)
 		return ERR_JUKEBOX;
 	if (W.objs[c->obj].dirty)

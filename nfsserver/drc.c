@@ -30,6 +30,7 @@
 #define SPINS 200                             /* tries before a waiter gives up its turn on the processor */
 #define YIELDS 50                             /* turns given up before it sleeps between tries: the owner may wait for a disk */
 #define NAP_NS 100000
+#define TRIES 5                                /* turns given up before the loop leaves a WRITE to the pool: some us each */
 #define DOUBTS 100                            /* turns before it looks whether the owner lives: some ms */
 
 enum { FREE, RUNNING, DONE };
@@ -143,6 +144,21 @@ void shared_unlock(shared_lock *m)
 static lock_t *dir_place(u64 dev, u64 ino)
 {
 	return &D->dir[(dev * 0x9e3779b97f4a7c15ull ^ ino * 0xc2b2ae3d27d4eb4full) >> 40 & (N_DIRLOCKS - 1)];
+}
+
+/* NULL: another has it, and keeps it longer than a few system calls take. */
+shared_lock *dir_trylock(u64 dev, u64 ino)
+{
+	lock_t *m = dir_place(dev, ino);
+	u64 owner, me = (u64)W.incarnation << 8 | (W.slot + 1);
+	for (u32 i = 0; i < SPINS * TRIES; i++) {
+		owner = 0;
+		if (atomic_compare_exchange_weak_explicit(m, &owner, me, memory_order_acquire, memory_order_relaxed))
+			return (shared_lock *)m;
+		if (i % SPINS == SPINS - 1)
+			sched_yield();
+	}
+	return NULL;
 }
 
 shared_lock *dir_lock(u64 dev, u64 ino)

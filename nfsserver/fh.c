@@ -730,7 +730,7 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 {
 	struct obj *d = &W.objs[dir];
 	i32 exp = d->exp, fs = d->fs;
-	int dotdot = name[0] == '.' && name[1] == '.' && !name[2], fd;
+	int dotdot = name[0] == '.' && name[1] == '.' && !name[2], fd = opened_take(c);
 	if (name[0] == '.' && !name[1]) {
 		*out = dir;
 		return obj_stat(dir, st);
@@ -739,7 +739,7 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 		*out = dir;
 		return obj_stat(dir, st);
 	}
-	if (!by_path(exp, fs) && !dotdot) { /* a cached object takes two system calls and no descriptor */
+	if (!by_path(exp, fs) && !dotdot && fd == NOT_OPENED) { /* a cached object takes two system calls and no descriptor */
 		struct kernel_handle k;
 		u8 fh[FH_MAX];
 		int mntid, err = kernel_handle_of(d->fd, name, &k, &mntid);
@@ -755,7 +755,10 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 			}
 		}
 	}
-	fd = openat(d->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd == NOT_OPENED)
+		fd = openat(d->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	else if (fd < 0)
+		errno = -fd;
 	if (fd < 0)
 		return status_of(errno);
 	if (fd_stat(fd, st)) {
@@ -930,7 +933,8 @@ static int open_path_scheme(const struct export *e, const u8 *fh)
 	return fd;
 }
 
-static int open_kernel_scheme(const struct filesystem *f, u32 type, const u8 *bytes, u32 n)
+/* Any thread. */
+int open_kernel_scheme(int mntfd, u32 type, const u8 *bytes, u32 n)
 {
 	struct kernel_handle k;
 	k.h.handle_bytes = n;
@@ -938,7 +942,7 @@ static int open_kernel_scheme(const struct filesystem *f, u32 type, const u8 *by
 	memcpy(k.h.f_handle, bytes, n);
 	int fd, tries = 0;
 	do /* ENOMEM is also what it says of an inode number that is being given to a new file at this moment */
-		fd = open_by_handle_at(f->mntfd, &k.h, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		fd = open_by_handle_at(mntfd, &k.h, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	while (fd < 0 && errno == ENOMEM && ++tries < 100 && !sched_yield());
 	return fd;
 }
@@ -964,7 +968,7 @@ static int verify(const u8 *fh, u32 len, i32 *exp)
 	return fh[3] <= 16 ? 0 : ERR_BADHANDLE;
 }
 
-static int open_handle(const u8 *fh, u32 len, i32 *out)
+static int open_handle(struct call *c, const u8 *fh, u32 len, i32 *out)
 {
 	i32 exp, fs;
 	struct stat st;
@@ -992,7 +996,13 @@ static int open_handle(const u8 *fh, u32 len, i32 *out)
 			return e->flags & EX_CROSSMNT ? V_FS : ERR_STALE;
 		if (fs != e->fs && !(e->flags & EX_CROSSMNT))
 			return ERR_STALE;
-		fd = open_kernel_scheme(&W.fs[fs], fh[2], fh + 16, fh[3]);
+		if ((status = wait_for_handle(c, fs, fh[2], fh + 16, fh[3])))
+			return status;
+		fd = opened_take(c);
+		if (fd < 0 && fd != NOT_OPENED)
+			errno = -fd;
+		else if (fd < 0)
+			fd = open_kernel_scheme(W.fs[fs].mntfd, fh[2], fh + 16, fh[3]);
 	}
 	if (fd < 0)
 		return fh[1] & FH_PATH || errno == ESTALE || errno == EINVAL || errno == ENOENT ? ERR_STALE : status_of(errno);
@@ -1079,7 +1089,7 @@ int gate_fh(struct call *c, const u8 **pp, i32 *out)
 		return 0;
 	}
 	W.row[S_FH_MISSES]++;
-	int status = open_handle(p, len, out);
+	int status = open_handle(c, p, len, out);
 	if (status == ERR_STALE)
 		W.row[S_FH_STALE]++;
 	return status;

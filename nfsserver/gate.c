@@ -53,6 +53,7 @@ int vn_gate(struct call *c)
 	if (!status && !(status = apply_grant(c, o))) {
 		c->word[2] = (u64)(uintptr_t)c->arg;
 		c->arg = p;
+		cold_begin(c, W.objs[o].fs);
 	}
 	return status;
 }

@@ -138,7 +138,7 @@ int vn_create(struct call *c)
 	} else if ((status = get_sattr(c, &p, &s)) == V_GARBAGE) {
 		return V_GARBAGE;
 	}
-	if (bad || status || (status = dir_ready(c, dir)) || (status = cluster_name(c, dir, name, 1)))
+	if (bad || status || (status = name_ready(c, dir, name, 1)))
 		return bad ? bad : status;
 	if (is_dots(name))
 		return ERR_EXIST;
@@ -189,7 +189,7 @@ int vn_mkdir(struct call *c)
 	int bad = get_name(c, &p, name), changed = 0, status;
 	if (bad == V_GARBAGE || (status = get_sattr(c, &p, &s)) == V_GARBAGE)
 		return V_GARBAGE;
-	if (bad || status || (status = dir_ready(c, dir)) || (status = cluster_name(c, dir, name, 1)))
+	if (bad || status || (status = name_ready(c, dir, name, 1)))
 		return bad ? bad : status;
 	if (is_dots(name))
 		return ERR_EXIST;
@@ -225,7 +225,7 @@ int vn_symlink(struct call *c)
 		return ERR_INVAL;
 	memcpy(target, p + 4, n);
 	target[n] = 0;
-	if ((status = dir_ready(c, dir)) || (status = cluster_name(c, dir, name, 1)))
+	if ((status = name_ready(c, dir, name, 1)))
 		return status;
 	if (is_dots(name))
 		return ERR_EXIST;
@@ -273,7 +273,7 @@ int vn_mknod(struct call *c)
 	} else {
 		status = ERR_BADTYPE;
 	}
-	if (bad || status || (status = dir_ready(c, dir)) || (status = cluster_name(c, dir, name, 1)))
+	if (bad || status || (status = name_ready(c, dir, name, 1)))
 		return bad ? bad : status;
 	if (is_dots(name))
 		return ERR_EXIST;

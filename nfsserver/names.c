@@ -32,7 +32,8 @@ int vn_lookup(struct call *c)
 		return status;
 	if (become_searcher(c, dir, &dst))
 		return ERR_JUKEBOX;
-	if ((status = cluster_name(c, dir, name, 0)) || (status = obj_from_name(c, dir, name, &o, &st)))
+	if ((status = cluster_name(c, dir, name, 0)) || (status = wait_for_name(c, dir, name, 1))
+	    || (status = obj_from_name(c, dir, name, &o, &st)))
 		return status;
 	return reply_found(c, o, &st, dir, &dst);
 }
@@ -94,7 +95,7 @@ static int remove_name(struct call *c, int flag)
 	const u8 *p = c->arg;
 	i32 dir = c->obj;
 	int status = get_name(c, &p, name);
-	if (status || (status = dir_ready(c, dir)) || (status = cluster_name(c, dir, name, 0)))
+	if (status || (status = name_ready(c, dir, name, 0)))
 		return status;
 	if (is_dots(name))
 		return flag ? (name[1] ? ERR_EXIST : ERR_INVAL) : ERR_ISDIR;
@@ -157,8 +158,7 @@ int vn_rename(struct call *c)
 		return status ? status : bad ? bad : bad2;
 	if (is_dots(from) || is_dots(to))
 		return ERR_INVAL;
-	if ((status = dir_ready(c, c->obj)) || (status = dir_ready(c, c->obj2)) || (status = cluster_name(c, c->obj, from, 0))
-	    || (status = cluster_name(c, c->obj2, to, 1)))
+	if ((status = dir_ready(c, c->obj2)) || (status = name_ready(c, c->obj, from, 0)) || (status = name_ready(c, c->obj2, to, 1)))
 		return status;
 	change_both(&a, c->obj, &b, c->obj2);
 	note_name(c, c->obj, from);
@@ -196,7 +196,7 @@ int vn_link(struct call *c)
 		return V_GARBAGE;
 	if (status || bad)
 		return status ? status : bad;
-	if ((status = obj_stat(c->obj, &st)) || (status = dir_ready(c, c->obj2)) || (status = cluster_name(c, c->obj2, name, 1)))
+	if ((status = obj_stat(c->obj, &st)) || (status = name_ready(c, c->obj2, name, 1)))
 		return status;
 	if (is_dir(c->obj))
 		return ERR_ISDIR;

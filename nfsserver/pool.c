@@ -1,13 +1,17 @@
 /* pool.c: C threads for what may wait for a disk, so that the loop never does.
  *
- * Jobs: a READ that the page cache cannot answer, and fsync for COMMIT, stable WRITEs and metadata.  A job belongs to a detached
- * call; the thread fills it and hands it to the RPC bridge's completion queue, from which the loop ends it with vn_done().  Group
- * commit: a thread takes all waiting syncs at once and does one fsync for each descriptor among them; at most half of the threads
- * sync at a time, so that reads go on while a disk flushes.  Threads use descriptors that are pinned (obj.pins) and never look at W. */
+ * Jobs: a READ that the page cache cannot answer; fsync for COMMIT, stable WRITEs and metadata; on a slow file system (cold.c) WRITE,
+ * and opening what a handle or a name stands for.  A job belongs to a detached call; the thread fills it and hands it to the RPC
+ * bridge's completion queue, from which the loop ends it with vn_done().  Group commit: a thread takes all waiting syncs at once and
+ * does one fsync for each descriptor among them.  One thread at a time writes a file.  At most a third of the threads sync, and as many
+ * write, so that reads go on while a disk flushes.  Threads use descriptors that are pinned (obj.pins), the shared locks, and of W
+ * what never changes. */
 #include "vnode.h"
 #include <signal.h>
 
-enum { JOB_READ, JOB_FSYNC, JOB_FDATASYNC, JOB_FLUSH, JOB_SYNCFS };
+enum { JOB_READ, JOB_FSYNC, JOB_FDATASYNC, JOB_FLUSH, JOB_SYNCFS, JOB_WRITE, JOB_OPEN, JOB_NAME };
+
+#define MAX_WRITERS 8    /* threads that write at a time, at the most */
 
 struct job {
 	struct job *next;
@@ -17,20 +21,61 @@ struct job {
 	u32 count, generation; /* of the export table that allowed it */
 	ssize_t n;
 	struct stat st; /* of a READ: from before */
+	/* JOB_WRITE, which becomes a sync when it is stable */
+	int wrote, write_err;
+	struct write w;
+	struct change ch;
+	u64 dev, ino;
+	/* JOB_OPEN: a kernel handle in name; JOB_NAME: NUL-terminated, opened as the caller and kept, or only looked at */
+	int keep;
+	u32 type;
+	char name[256];
+	/* how long it took, and whether it waited */
+	i32 fs;
+	u64 took_ns;
+	int blocked;
+	u32 ident, uid, gid, n_gids; /* whose (JOB_WRITE, JOB_NAME) */
+	u32 gids[];
 };
 
-static struct { struct job *head, **tail; } reads, syncs;
+struct queue { struct job *head, **tail; };
+static struct queue reads, syncs, writes;
+static int written[MAX_WRITERS]; /* descriptors that a thread is writing to */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
-static int n_threads, syncing;
+static int n_threads, syncing, writing;
 static u64 n_pending;
 
-static struct job *take_read(void)
+static void put(struct queue *q, struct job *j)
 {
-	struct job *j = reads.head;
-	if (j && !(reads.head = j->next))
-		reads.tail = &reads.head;
+	j->next = NULL;
+	*q->tail = j;
+	q->tail = &j->next;
+}
+
+/* Takes the job out to which *place points. */
+static struct job *take_at(struct queue *q, struct job **place)
+{
+	struct job *j = *place;
+	if (j && !(*place = j->next))
+		q->tail = place;
 	return j;
+}
+
+/* The first of a file that nobody else writes to. */
+static struct job *take_write(void)
+{
+	struct job **place = &writes.head;
+	if (writing >= (n_threads + 2) / 3 || writing >= MAX_WRITERS)
+		return NULL;
+	for (; *place; place = &(*place)->next) {
+		int busy = 0;
+		for (int i = 0; i < writing; i++)
+			busy |= written[i] == (*place)->fd;
+		if (!busy)
+			break;
+	}
+	return take_at(&writes, place);
 }
 
 /* Data may have been lost that clients were told we hold: they must write it again. */
@@ -58,6 +103,50 @@ static void do_read(struct job *j)
 		j->err = j->n < 0 ? errno : 0;
 	}
 	c->eng->complete(c);
+}
+
+/* As the caller, where that matters: a file system may keep blocks for some, and setuid bits go. */
+static int adopt(const struct job *j) { return ident_adopt(j->ident, j->uid, j->gid, j->n_gids, j->gids); }
+
+static void do_write(struct job *j)
+{
+	struct change *ch = &j->ch;
+	ch->lock = dir_lock(j->dev, j->ino);
+	ch->has_pre = !fd_stat(j->fd, &ch->pre);
+	j->write_err = j->generation != generation_due() || adopt(j) ? EAGAIN : 0; /* it may be revoked: the client asks again */
+	j->n = j->write_err ? -1 : write_all(j->fd, j->w.data, j->w.count, j->w.offset);
+	if (j->n < 0 && !j->write_err)
+		j->write_err = errno;
+	if (fd_stat(j->fd, &ch->post))
+		ch->has_pre = -1;
+	shared_unlock(ch->lock);
+	j->wrote = 1;
+}
+
+/* The job has j->n, the descriptor, or j->err. */
+static void do_open(struct job *j)
+{
+	j->n = -1;
+	if (j->kind == JOB_OPEN)
+		j->n = W.root && ident_root() ? -1 : open_kernel_scheme(j->fd, j->type, (const u8 *)j->name, j->count);
+	else if (!adopt(j))
+		j->n = openat(j->fd, j->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	j->err = j->n < 0 ? errno : 0;
+	struct stat st;
+	if (j->n >= 0 && fd_stat((int)j->n, &st)) { /* a network file system asks here */
+		j->err = errno;
+		close((int)j->n);
+		j->n = -1;
+	}
+}
+
+/* Does the work of one job, and looks how long it took. */
+static void timed(struct job *j, void work_(struct job *))
+{
+	u64 before = own_switches(), begun = clock_ns();
+	work_(j);
+	j->took_ns = clock_ns() - begun;
+	j->blocked = own_switches() > before;
 }
 
 /* There is nothing behind it that could be lost. */
@@ -100,20 +189,51 @@ static void do_syncs(struct job *list)
 	}
 }
 
+static void do_quick(struct job *j)
+{
+	if (j->kind == JOB_FLUSH) {
+		do_flush(j);
+	} else if (j->kind == JOB_READ) {
+		do_read(j);
+	} else {
+		timed(j, do_open);
+		j->c->eng->complete(j->c);
+	}
+}
+
+/* The lock is held, and held again at the end.  What was to be stable goes on to the syncs. */
+static void write_one(struct job *j)
+{
+	int place = writing++;
+	written[place] = j->fd;
+	pthread_mutex_unlock(&lock);
+	timed(j, do_write);
+	pthread_mutex_lock(&lock);
+	for (place = 0; written[place] != j->fd; place++)
+		;
+	written[place] = written[--writing];
+	if (j->n >= 0 && j->w.stable) {
+		j->kind = j->w.stable == 1 ? JOB_FDATASYNC : JOB_FSYNC;
+		put(&syncs, j);
+		pthread_cond_signal(&work);
+	} else {
+		j->c->eng->complete(j->c);
+	}
+}
+
 static void *thread(void *unused)
 {
 	(void)unused;
 	pthread_mutex_lock(&lock);
 	for (;;) {
 		struct job *j;
-		if ((j = take_read())) {
+		if ((j = take_at(&reads, &reads.head))) {
 			pthread_mutex_unlock(&lock);
-			if (j->kind == JOB_FLUSH)
-				do_flush(j);
-			else
-				do_read(j);
+			do_quick(j);
 			pthread_mutex_lock(&lock);
-		} else if (syncs.head && syncing < (n_threads + 1) / 2) {
+		} else if ((j = take_write())) {
+			write_one(j);
+		} else if (syncs.head && syncing < (n_threads + 2) / 3) {
 			j = syncs.head;
 			syncs.head = NULL;
 			syncs.tail = &syncs.head;
@@ -137,10 +257,11 @@ int pool_start(int threads)
 	int err = 0;
 	reads.tail = &reads.head;
 	syncs.tail = &syncs.head;
+	writes.tail = &writes.head;
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
 	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, 128 << 10); /* they call pread and fsync */
+	pthread_attr_setstacksize(&attr, 128 << 10); /* they make system calls */
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	for (int i = 0; i < threads && !err; i++) {
 		pthread_t id;
@@ -150,6 +271,28 @@ int pool_start(int threads)
 	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return n_threads ? 0 : err;
+}
+
+static void hand_over(struct queue *q, struct job *j)
+{
+	pthread_mutex_lock(&lock);
+	put(q, j);
+	pthread_cond_signal(&work);
+	pthread_mutex_unlock(&lock);
+}
+
+/* A thread has call c until vn_done(). */
+static int submit_job(struct call *c, struct job *j)
+{
+	j->c = c;
+	if (c->obj >= 0)
+		W.objs[c->obj].pins++;
+	if (c->obj2 >= 0)
+		W.objs[c->obj2].pins++;
+	c->word[0] = (u64)(uintptr_t)j;
+	n_pending++;
+	hand_over(j->kind == JOB_WRITE ? &writes : j->kind == JOB_FSYNC || j->kind == JOB_FDATASYNC || j->kind == JOB_SYNCFS ? &syncs : &reads, j);
+	return V_PENDING;
 }
 
 static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 count, const struct stat *st)
@@ -162,22 +305,81 @@ static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 cou
 		c->eng->drop(c);
 		return V_PENDING;
 	}
-	*j = (struct job){ .c = c, .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count,
-			   .generation = W.generation };
+	*j = (struct job){ .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count, .generation = W.generation };
 	if (st)
 		j->st = *st;
-	W.objs[c->obj].pins++;
-	if (c->obj2 >= 0)
-		W.objs[c->obj2].pins++;
-	c->word[0] = (u64)(uintptr_t)j;
-	n_pending++;
-	pthread_mutex_lock(&lock);
-	struct job ***tail = kind == JOB_READ ? &reads.tail : &syncs.tail;
-	**tail = j;
-	*tail = &j->next;
-	pthread_cond_signal(&work);
-	pthread_mutex_unlock(&lock);
-	return V_PENDING;
+	return submit_job(c, j);
+}
+
+/* A job that a thread does as `id`, whose group list may go in the meantime. */
+static struct job *job_as(int kind, i32 fs, int fd, const struct ident *id)
+{
+	struct job *j = calloc(1, sizeof *j + id->n * sizeof *id->gids);
+	if (!j)
+		return NULL;
+	j->kind = kind;
+	j->fs = fs;
+	j->fd = fd;
+	j->generation = W.generation;
+	j->fd2 = -1;
+	j->ident = id->serial;
+	j->uid = id->uid;
+	j->gid = id->gid;
+	j->n_gids = id->n;
+	if (id->n)
+		memcpy(j->gids, id->gids, id->n * sizeof *id->gids);
+	return j;
+}
+
+/* Opening what a kernel handle on the file system of mntfd stands for: that may be unmounted meanwhile, hence a descriptor of its own. */
+struct job *job_open(i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n)
+{
+	int fd = fcntl(mntfd, F_DUPFD_CLOEXEC, 0);
+	struct job *j = fd < 0 ? NULL : job_as(JOB_OPEN, fs, fd, &W.idents[0]);
+	if (!j) {
+		if (fd >= 0)
+			close(fd);
+		return NULL;
+	}
+	j->keep = 1;
+	j->type = type;
+	j->count = n;
+	memcpy(j->name, bytes, n);
+	return j;
+}
+
+/* Looking `name` up in directory object `dir`; keep: the row goes on with what was opened. */
+struct job *job_name(i32 fs, i32 dir, const char *name, const struct ident *id, int keep)
+{
+	struct job *j = job_as(JOB_NAME, fs, W.objs[dir].fd, id);
+	if (j) {
+		j->keep = keep;
+		memcpy(j->name, name, strlen(name) + 1);
+	}
+	return j;
+}
+
+void job_free(struct job *j)
+{
+	if (j->kind == JOB_OPEN)
+		close(j->fd);
+	free(j);
+}
+
+void pool_wait(struct call *d, struct job *j) { submit_job(d, j); }
+
+/* d: a detached WRITE, whose arguments w->data lies in. */
+int pool_write(struct call *d, int fd, const struct write *w)
+{
+	const struct obj *b = &W.objs[d->obj];
+	struct job *j = job_as(JOB_WRITE, b->fs, fd, &W.idents[d->ident]);
+	if (!j)
+		return V_DROP;
+	j->w = *w;
+	j->ch.dir = d->obj;
+	j->dev = W.fs[b->fs].dev;
+	j->ino = b->ino;
+	return submit_job(d, j);
 }
 
 /* Takes the descriptor of a file with unstable data: fdatasync, then close. */
@@ -197,11 +399,7 @@ void pool_flush(int fd)
 		return;
 	}
 	*j = (struct job){ .kind = JOB_FLUSH, .fd = fd };
-	pthread_mutex_lock(&lock);
-	*reads.tail = j;
-	reads.tail = &j->next;
-	pthread_cond_signal(&work);
-	pthread_mutex_unlock(&lock);
+	hand_over(&reads, j);
 }
 
 int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st)
@@ -224,26 +422,54 @@ int pool_sync_more(struct call *d, int fd, int fd2, int whole) { return submit(d
 
 u64 vn_pending(void) { return n_pending; }
 
-/* Ends a finished call.  0, or the nfsstat3 that vn_fail() shall answer. */
-int vn_done(struct call *c)
+/* Something was opened for the call: its row runs again. */
+static int opened_for(struct call *c, const struct job *j)
 {
-	struct job *j = (void *)(uintptr_t)c->word[0], job = *j;
-	free(j);
-	n_pending--;
-	W.objs[c->obj].pins--;
-	if (c->obj2 >= 0)
-		W.objs[c->obj2].pins--;
-	if (job.kind == JOB_READ) {
-		if (job.err)
-			return job.err == ENOMEM ? ERR_JUKEBOX : status_of(job.err);
-		if (job.generation != generation_due()) /* it may be revoked: the client asks again, and passes the gate again */
+	int fd = (int)j->n;
+	if (!j->keep && fd >= 0)
+		close(fd);
+	if (j->keep)
+		opened_put(c, fd >= 0 ? fd : -j->err);
+	if (j->kind == JOB_OPEN)
+		close(j->fd);
+	return V_AGAIN;
+}
+
+static int finish(struct call *c, const struct job *j)
+{
+	if (j->took_ns)
+		was_long(j->fs, clock_ns(), j->took_ns, j->blocked);
+	if (j->kind == JOB_OPEN || j->kind == JOB_NAME)
+		return opened_for(c, j);
+	if (j->kind == JOB_READ) {
+		if (j->err)
+			return j->err == ENOMEM ? ERR_JUKEBOX : status_of(j->err);
+		if (j->generation != generation_due()) /* it may be revoked: the client asks again, and passes the gate again */
 			return ERR_JUKEBOX;
-		finish_read(c, job.offset, (u32)job.n, job.count, &job.st);
+		finish_read(c, j->offset, (u32)j->n, j->count, &j->st);
 		return vn_close(c, OK);
 	}
-	if (job.err) { /* the kernel has forgotten the pages: whoever wrote unstably must write again */
+	if (j->err) { /* the kernel has forgotten the pages: whoever wrote unstably must write again */
 		verifier_change();
-		return job.err == ENOSPC || job.err == EDQUOT ? status_of(job.err) : ERR_IO;
+		return j->err == ENOSPC || j->err == EDQUOT ? status_of(j->err) : ERR_IO;
 	}
+	if (j->wrote && j->ch.has_pre == 1)
+		obj_written(c->obj, &j->ch.pre, &j->ch.post);
+	if (j->wrote)
+		return finish_write(c, &j->ch, &j->w, j->n, j->write_err);
 	return c->state == 3 ? finish_commit(c) : vn_close(c, OK);
+}
+
+/* Ends a finished call.  0, the nfsstat3 that vn_fail() shall answer, V_DROP, or V_AGAIN: its row shall run. */
+int vn_done(struct call *c)
+{
+	struct job *j = (void *)(uintptr_t)c->word[0];
+	n_pending--;
+	if (c->obj >= 0)
+		W.objs[c->obj].pins--;
+	if (c->obj2 >= 0)
+		W.objs[c->obj2].pins--;
+	int status = finish(c, j);
+	free(j);
+	return status;
 }

@@ -32,6 +32,8 @@
 #define V_DROP (-5)     /* no reply: the first of this retransmission still runs, or no memory */
 #define V_FS (-6)       /* the handle names a file system below a crossmnt export that is not known yet */
 #define V_REPLAYED (-8) /* answered from the duplicate request cache */
+#define V_WAITS (-9)    /* a copy of the call is with a thread; then the row runs again, with that (V_AGAIN) */
+#define V_AGAIN (-10)
 #define V_STALLED (-7)  /* the export table is older than the generation in force: not before the new one came */
 
 #define FH_MAX 64
@@ -66,7 +68,8 @@ struct filesystem {
 	u8 handle_id[8];  /* what stands for it in handles: fsid, or of a removable one the medium's */
 	u8 removable, absent;
 	u8 path_scheme;   /* kernel handles do not make the round trip here */
-	u8 nowait;         /* preadv2 RWF_NOWAIT works: 0 unknown, 1 yes, 2 no */
+	u8 nowait;         /* how to read without waiting: enum, data.c; 0 unknown */
+	u64 slow_until, watch_until; /* CLOCK_MONOTONIC ns; cold.c */
 };
 
 struct export {
@@ -154,6 +157,7 @@ extern __thread u32 my_serial;
 u64 siphash(const u64 key[2], const void *p, size_t n);
 void siphash128(const u64 key[2], const void *p, size_t n, u64 out[2]);
 int gate_fh(struct call *c, const u8 **pp, i32 *out);
+int open_kernel_scheme(int mntfd, u32 type, const u8 *bytes, u32 n);
 int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct stat *st);
 int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out); /* takes fd */
 void obj_drop(i32 o);
@@ -198,6 +202,13 @@ static inline int fd_stat(int fd, struct stat *st)
 #define RTMAX (1u << 20)        /* rtmax, wtmax over TCP */
 static inline u32 transfer_max(const struct call *c) { return c->proto == RPC_UDP ? UDPMAX : RTMAX; }
 
+static inline u64 clock_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (u64)t.tv_sec * 1000000000u + (u64)t.tv_nsec;
+}
+
 /* How old a ctime must be for a later change to show in it: a tick of the clock, or what file systems with whole seconds have. */
 static inline u64 settle_ns(const struct stat *st) { return st->st_ctim.tv_nsec ? 10000000u : 2000000000u; }
 
@@ -227,10 +238,14 @@ void note_name(struct call *c, i32 dir, const char *name);
 int was_absent(const struct call *c);
 int was_there(const struct call *c);
 int dir_ready(struct call *c, i32 dir);
+int name_ready(struct call *c, i32 dir, char name[256], int creating);
 
 /* data.c */
+struct write { u64 offset, verf; u32 count, stable; const u8 *data; }; /* verf: from before */
 void finish_read(struct call *c, u64 offset, u32 n, u32 count, const struct stat *st);
+int finish_write(struct call *c, const struct change *ch, const struct write *w, ssize_t n, int err);
 int finish_commit(struct call *c);
+ssize_t write_all(int fd, const u8 *data, u32 count, u64 offset);
 
 /* facts.c */
 int apply_sattr(struct call *c, i32 o, const struct sattr *s);
@@ -276,7 +291,28 @@ int vn_create(struct call *c);
 int vn_mknod(struct call *c);
 int vn_write(struct call *c);
 
+/* cold.c */
+#define WAITED 8       /* call.state: it has waited for something to be opened */
+#define WAIT_ROOM 1024 /* of its reply until then; it grows if need be */
+#define NOT_OPENED (-4096)
+u64 own_switches(void);
+int is_slow(i32 fs, u64 now_ns);
+void was_long(i32 fs, u64 now_ns, u64 took_ns, int blocked);
+void cold_begin(const struct call *c, i32 fs);
+void cold_end(const struct call *c, u64 now_ns);
+int wait_for_handle(struct call *c, i32 fs, u32 type, const u8 *bytes, u32 n);
+int wait_for_name(struct call *c, i32 dir, const char *name, int keep);
+void opened_put(const struct call *c, int fd);
+int opened_take(const struct call *c);
+void vn_opened_drop(void);
+
 /* pool.c */
+struct job;
+struct job *job_open(i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n);
+struct job *job_name(i32 fs, i32 dir, const char *name, const struct ident *id, int keep);
+void job_free(struct job *j);
+void pool_wait(struct call *d, struct job *j);
+int pool_write(struct call *d, int fd, const struct write *w);
 int pool_start(int threads);
 int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st);
 int pool_sync(struct call *d, int fd, int datasync);
@@ -289,6 +325,7 @@ void drc_store(struct call *c);
 void drc_forget(struct call *c);
 void drc_note(struct call *c, u64 note);
 shared_lock *dir_lock(u64 dev, u64 ino);
+shared_lock *dir_trylock(u64 dev, u64 ino);
 void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, shared_lock **a, shared_lock **b);
 void shared_unlock(shared_lock *m);
 int drc_init(int fd);

@@ -55,7 +55,7 @@ DRAIN_S = 2.0           # calls in the hands of the pool get so long when we sto
 MAX_OBJECTS = 16384     # 3 MB of table when all are used, and up to three descriptors each
 STALL_S = 2.0           # a call waits so long for the export table of its generation, then it is JUKEBOX
 PARKED_ROOM = 1024      # of the reply of a call that waits for its caller's groups; it grows if need be
-THREADS = 4             # for what may wait for a disk
+THREADS = 6             # for what may wait for a disk: two write, two sync, two read at the least (pool.c)
 GARBAGE_ARGS = 4
 FHOPEN_WRITE = 2        # a bit of FhopenArgs.mode
 
@@ -76,6 +76,7 @@ class Worker:
         self._left = {word: int(self._row[word]) for word in _ENGINE_WORDS}
         self._tcp_connections = 0
         self._stopping = False
+        self._waiting: dict[int, Raw] = {}   # the rows of calls that wait, by number
         versions = {2: nfs2(self._answer)} if v2 else {}
         self._server = Server([Program(NFS_PROGRAM, {**versions, 3: nfs3(self._answer)})], limits=Limits())
         if acl:
@@ -87,7 +88,7 @@ class Worker:
         self._server.before_wait = lib.vn_release_removable
         self._special: dict[int, Callable[[Call, Raw], None]] = {
             lib.V_GRANT: self._ask_grant, lib.V_GARBAGE: self._garbage, lib.V_DROP: self._drop, lib.V_STALLED: self._stalled,
-            lib.V_FS: self._unknown_fs, lib.V_PENDING: _nothing, lib.V_REPLAYED: _nothing,
+            lib.V_FS: self._unknown_fs, lib.V_PENDING: _nothing, lib.V_REPLAYED: _nothing, lib.V_WAITS: self._waits,
         }
         self._messages: dict[int, Callable[[Message, list[int]], None]] = {
             Nfssvc.ADDSOCK: self._addsock, Nfssvc.EXPORT: self._export, Nfssvc.GETFH: self._getfh, Nfssvc.FHOPEN: self._fhopen,
@@ -155,11 +156,18 @@ class Worker:
     def _finished(self, call: Call) -> None:
         """A detached call that a pool thread is done with."""
         status = lib.vn_done(call)
-        if status > 0:
+        if status == lib.V_AGAIN:
+            self._waiting[call.row](call)
+            lib.vn_opened_drop()
+        elif status > 0:
             lib.vn_fail(call, status)
         elif status == lib.V_DROP:
             lib.drc_forget(call)
             rpc.rpc_drop(call)
+
+    def _waits(self, call: Call, row: Raw) -> None:
+        """A copy of the call waits until a thread has opened what it needs."""
+        self._waiting[call.row] = row
 
     def _ask_grant(self, call: Call, row: Raw) -> None:
         expid = lib.vn_expid(call)
@@ -180,21 +188,18 @@ class Worker:
         row(call)
 
     def _park(self, call: Call, row: Raw, uid: int) -> None:
-        """The call waits until the groups of `uid` are known, with a copy of its arguments (version 2's are not in it)."""
+        """The call waits until the groups of `uid` are known."""
         if call.detached:  # it waited before, and meanwhile all was forgotten
             lib.vn_fail(call, _JUKEBOX)
             return
-        size = call.end - call.arg
-        args = ffi.new("u8[]", ffi.buffer(call.arg, size)[:])
         parked = rpc.rpc_detach(call, PARKED_ROOM)
         if parked == ffi.NULL:
             lib.vn_fail(call, _JUKEBOX)
             return
-        parked.arg, parked.end = args, args + size
         parked.obj = parked.obj2 = -1
 
-        def go_on(found: bool, held: object = args) -> None:
-            if found and held:
+        def go_on(found: bool) -> None:
+            if found:
                 row(parked)
             else:
                 lib.vn_fail(parked, _JUKEBOX)

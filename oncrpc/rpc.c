@@ -1175,14 +1175,34 @@ static void deny_rpcvers(struct call *c)
 	reply_close(c);
 }
 
+/* A finished call goes to a thread once more: it keeps its arguments, and its reply buffer grows.  NULL: over the budget. */
+static struct call *detach_again(struct engine *e, struct detached *d, size_t room)
+{
+	size_t need = room + RPC_HEADER, had = d->reply->cap;
+	u64 more = need > had ? need - had : 0;
+	struct conn *conn = find(e, d->call.conn, d->call.conn_gen);
+	if (e->count.detached_bytes + more > e->lim.detached_budget || op_room(&d->call, room))
+		return NULL;
+	d->charged += more;
+	e->count.detached_bytes += more;
+	if (conn)
+		conn->detached_bytes += more;
+	if (d->place && d->place <= e->n_finished && e->finished[d->place - 1] == &d->call)
+		e->finished[d->place - 1] = NULL;
+	d->place = 0;
+	return &d->call;
+}
+
 static struct call *op_detach(struct call *c, size_t room)
 {
 	struct engine *e = ENGINE(c->eng);
+	if (c->detached)
+		return detach_again(e, (struct detached *)c, room);
 	struct slot *s = c->owner;
 	size_t n_args = (size_t)(c->end - c->arg);
 	u64 charge = n_args + room + RPC_HEADER;
 	struct conn *conn = find(e, c->conn, c->conn_gen);
-	if (c->detached || room > MAX_REPLY || e->count.detached_now >= e->lim.max_detached
+	if (room > MAX_REPLY || e->count.detached_now >= e->lim.max_detached
 	    || e->count.detached_bytes + charge > e->lim.detached_budget)
 		return NULL;
 	struct detached *d = malloc(sizeof *d);
@@ -1190,14 +1210,15 @@ static struct call *op_detach(struct call *c, size_t room)
 		return NULL;
 	d->args = NULL;
 	d->next = NULL;
-	if (!(d->reply = buf_new(e, room + RPC_HEADER)) || (!s->own && !(d->args = buf_new(e, n_args ? n_args : 1)))) {
+	bool take = s->own && c->arg >= s->own->data && c->end <= s->own->data + s->own->cap; /* else they were rewritten elsewhere */
+	if (!(d->reply = buf_new(e, room + RPC_HEADER)) || (!take && !(d->args = buf_new(e, n_args ? n_args : 1)))) {
 		buf_free(e, d->reply);
 		free(d);
 		return NULL;
 	}
 	d->call = *c;
 	d->slot = *s;
-	if (s->own) { /* the record stands alone in its buffer: take it instead of copying */
+	if (take) { /* the record stands alone in its buffer: take it instead of copying */
 		d->args = s->own;
 		s->own = NULL;
 	} else {

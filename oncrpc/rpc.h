@@ -15,7 +15,8 @@
  *                                                             fill d; then exactly one e->complete(d), from any thread.
  *                                                             A later rpc_poll() returns d in finished[]; the loop then
  *                                                             ends it with reply_close(d), deny(d) or drop(d), which
- *                                                             frees it, and may not detach it again.
+ *                                                             frees it, or sends it to a thread again: detach(d, room)
+ *                                                             gives d itself, with its arguments and an empty reply.
  * An abandoned reply_open (an error found half way) starts again with another reply_open: nothing was sent.
  * Only detach'd calls may outlive a rpc_poll(); only complete() may be called by another thread than the loop's.
  */

@@ -1,26 +1,33 @@
-"""A slow disk keeps only those waiting who asked for it: fsync made slow by strace, other calls of the same connection go on."""
+"""A slow disk keeps only those waiting who asked for it: system calls are made slow by strace, others of the connection go on."""
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 
 import pytest
 
 from tests.tools.nfs3 import (
     GUARDED,
+    UNSTABLE,
+    Nfs3,
     Proc,
     Sattr3,
     pack_COMMIT3args,
     pack_CREATE3args,
     pack_diropargs3,
     pack_opaque,
+    pack_READ3args,
     pack_SETATTR3args,
+    pack_WRITE3args,
     unpack_result,
 )
-from tests.tools.rpc import receive
+from tests.tools.rpc import Call, receive, unpack_reply
+from tests.tools.servers import wait_until
 
 from .conftest import Spot
 from .test_drc import await_attached
@@ -30,14 +37,15 @@ QUICK_S = 0.5     # the answers that need no disk come within half of that, on a
 
 
 @contextmanager
-def slow_fsync(spot: Spot) -> Iterator[None]:
-    """While in it, each fsync, fdatasync and syncfs of the workers, and of their threads, takes SLOW_S longer."""
+def slowed(spot: Spot, calls: str, delay_s: float, *, refused: str = "") -> Iterator[None]:
+    """While in it, each of these system calls of the workers and their threads takes so much longer; `refused` says EAGAIN."""
     strace = shutil.which("strace")
     if not strace:
         pytest.skip("strace is not installed")
     pids = spot.server.worker_pids()
-    command = [strace, "-f", "-o", str(spot.server.directory / "slow.log"), "-e", "trace=fsync,fdatasync,syncfs",
-               "-e", f"inject=fsync,fdatasync,syncfs:delay_enter={int(SLOW_S * 1e6)}",
+    command = [strace, "-f", "-o", str(spot.server.directory / "slow.log"), "-e", f"trace={calls},{refused or calls}",
+               *(["-e", f"inject={refused}:error=EAGAIN"] if refused else []),
+               "-e", f"inject={calls}:delay_enter={int(delay_s * 1e6)}",
                *(word for pid in pids for word in ("-p", str(pid)))]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
         try:
@@ -45,6 +53,10 @@ def slow_fsync(spot: Spot) -> Iterator[None]:
             yield
         finally:
             tracer.terminate()
+
+
+def slow_fsync(spot: Spot) -> AbstractContextManager[None]:
+    return slowed(spot, "fsync,fdatasync,syncfs", SLOW_S)
 
 
 @pytest.mark.root
@@ -76,3 +88,69 @@ def test_getattr_passes_a_call_that_waits_for_the_disk(spot: Spot, slow: str) ->
     assert unpack_result(Proc[slow], last.body).status == 0
     assert quick_s < QUICK_S
     assert slow_s >= SLOW_S, "the answer came before the fsync it must wait for"
+
+
+def answered_before(nfs: Nfs3, slow: list[Call], quick: Call) -> int:
+    """Sends the slow calls and then a quick one on the same connection: how many of the slow ones were answered before that.
+
+    Every answer is looked at, the late ones too.
+    """
+    for message in (*slow, quick):
+        nfs.transport.send(message.pack())
+    replies = [unpack_reply(nfs.transport.recv()) for _ in (*slow, quick)]
+    procs = {message.xid: Proc(message.proc) for message in (*slow, quick)}
+    assert all(unpack_result(procs[reply.xid], reply.body).status == 0 for reply in replies)
+    return [reply.xid for reply in replies].index(quick.xid)
+
+
+WAITS_S = 0.2     # a disk that is busy
+LEARNT = 2        # calls that may block the loop before it knows that the file system is slow
+
+
+@pytest.mark.root
+def test_getattr_passes_writes_that_the_kernel_throttles(spot: Spot) -> None:
+    """Once a WRITE has blocked, those that follow run in the pool; all of them are carried out."""
+    file = spot.file()
+    writes = [spot.nfs.message(Proc.WRITE, pack_WRITE3args(file, 4 * i, b"%04d" % i, UNSTABLE)) for i in range(8)]
+    quick = spot.nfs.message(Proc.GETATTR, pack_opaque(file))
+    with slowed(spot, "pwrite64", WAITS_S):
+        assert answered_before(spot.nfs, writes, quick) <= LEARNT
+    assert spot.local(b"file").read_bytes() == b"".join(b"%04d" % i for i in range(8))
+
+
+@pytest.mark.root
+def test_getattr_passes_reads_that_wait_for_the_disk(spot: Spot) -> None:
+    """A READ that the page cache cannot answer (RWF_NOWAIT said EAGAIN) waits in the pool; a GETATTR does not."""
+    file = spot.file(data=bytes(4096))
+    reads = [spot.nfs.message(Proc.READ, pack_READ3args(file, 512 * i, 512)) for i in range(8)]
+    quick = spot.nfs.message(Proc.GETATTR, pack_opaque(file))
+    with slowed(spot, "pread64", WAITS_S, refused="preadv2"):
+        assert answered_before(spot.nfs, reads, quick) == 0
+
+
+@pytest.mark.root
+def test_getattr_passes_names_and_handles_that_are_not_in_memory(spot: Spot) -> None:
+    """Names of a file system that was slow are looked up in the pool when the kernel does not have them in memory."""
+    file = spot.file()
+    for i in range(8):
+        spot.local(b"new%d" % i).touch()
+    lookups = [spot.nfs.message(Proc.LOOKUP, pack_diropargs3(spot.fh, b"new%d" % i)) for i in range(8)]
+    quick = spot.nfs.message(Proc.GETATTR, pack_opaque(file))
+    with slowed(spot, "openat", WAITS_S, refused="openat2"):
+        assert answered_before(spot.nfs, lookups, quick) <= LEARNT
+
+
+@pytest.mark.root
+@pytest.mark.kills
+def test_getattr_passes_handles_whose_objects_are_not_open(spot: Spot) -> None:
+    """After a restart every handle is new to the worker; opening them on a slow file system is the pool's."""
+    file = spot.file()
+    queries = [spot.nfs.message(Proc.GETATTR, pack_opaque(spot.file(b"old%d" % i))) for i in range(8)]
+    before = spot.server.worker_pids()
+    for worker in before:
+        os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: len(set(spot.server.worker_pids()) - set(before)) == len(before), deadline_s=20, what="new workers")
+    with closing(spot.server.client()) as client:
+        assert client.getattr(file).ok
+        with slowed(spot, "open_by_handle_at", WAITS_S):
+            assert answered_before(client, queries, client.message(Proc.GETATTR, pack_opaque(file))) <= LEARNT

@@ -1,0 +1,131 @@
+/* cold.c: what would keep the loop waiting for a disk.
+ *
+ * Most calls find what they need in memory, and the way to a thread and back (some 10 us) would be most of their price.  So they run in
+ * the loop, and the loop looks at how long they took.  A file system whose calls blocked is *slow* for SLOW_FOR after the last that
+ * did; while it is, WRITE and truncation run in the pool, and so does the search for an object or a name that the kernel does not
+ * have in memory (openat2 RESOLVE_CACHED tells): a thread opens it, then the row runs once more and finds it open.
+ *
+ * Blocked is not the same as not scheduled: a call of up to SURE_NS may have lost the processor to another process.  The first of
+ * these begins a watch, during which the thread's voluntary switches are counted before and after each call (getrusage(2), 0.2 us). */
+#include "vnode.h"
+#include <linux/openat2.h>
+#include <sys/resource.h>
+
+#define LONG_NS 2000000ull           /* a call that keeps all others of this worker waiting for so long is too long */
+#define SURE_NS 50000000ull          /* nobody else has the processor for so long */
+#define WATCH_FOR 2000000000ull
+#define SLOW_FOR 5000000000ull
+
+static u64 switches;                 /* at the beginning of the call under way, of a file system that is watched */
+static u64 last_ns;                  /* the end of the call before */
+
+/* How often this thread gave the processor up to wait for something. */
+u64 own_switches(void)
+{
+	struct rusage r;
+	return getrusage(RUSAGE_THREAD, &r) ? 0 : (u64)r.ru_nvcsw;
+}
+
+int is_slow(i32 fs, u64 now_ns) { return W.fs[fs].slow_until > now_ns; }
+
+/* A call on `fs` took so long, in the loop or in a thread; blocked: it waited, 1; -1: not known. */
+void was_long(i32 fs, u64 now_ns, u64 took_ns, int blocked)
+{
+	struct filesystem *f = &W.fs[fs];
+	if (took_ns <= LONG_NS || !blocked)
+		return;
+	if (blocked > 0 || took_ns > SURE_NS)
+		f->slow_until = now_ns + SLOW_FOR;
+	else
+		f->watch_until = now_ns + WATCH_FOR;
+}
+
+/* A call on `fs` begins in the loop. */
+void cold_begin(const struct call *c, i32 fs)
+{
+	if (W.fs[fs].watch_until > c->t0)
+		switches = own_switches();
+}
+
+/* It ended.  Calls of a batch share the moment at which they were received, so its own time is that since the one before it. */
+void cold_end(const struct call *c, u64 now_ns)
+{
+	u64 took = now_ns - (c->t0 > last_ns ? c->t0 : last_ns);
+	last_ns = now_ns;
+	if (took <= LONG_NS || c->detached || c->obj < 0 || !W.objs[c->obj].used)
+		return;
+	i32 fs = W.objs[c->obj].fs;
+	was_long(fs, now_ns, took, W.fs[fs].watch_until > c->t0 ? own_switches() > switches : -1);
+}
+
+/* Has the call waited already?  It waits once, for whatever it needs next may be gone again by then. */
+static int waited(const struct call *c) { return c->state == WAITED; }
+
+/* Sends the call to a thread that opens something, then to its row again from the beginning. */
+static int wait_for(struct call *c, const u8 *arg, struct job *j)
+{
+	c->arg = arg;
+	struct call *d = c->eng->detach(c, WAIT_ROOM);
+	if (!d) {
+		job_free(j);
+		return 0;
+	}
+	d->state = WAITED;
+	pool_wait(d, j);
+	return V_WAITS;
+}
+
+/* The object of a kernel handle on `fs` is to be opened for call c, whose arguments begin with it.  0: here and now; V_WAITS: a thread
+ * does it. */
+int wait_for_handle(struct call *c, i32 fs, u32 type, const u8 *bytes, u32 n)
+{
+	if (!c->eng || c->obj >= 0 || waited(c) || !is_slow(fs, c->t0))
+		return 0;
+	struct job *j = job_open(fs, W.fs[fs].mntfd, type, bytes, n);
+	return j ? wait_for(c, c->arg, j) : 0;
+}
+
+/* `name` is to be looked up in `dir` as the caller.  0: it is in memory, or the file system is quick; V_WAITS.  keep: the row goes on
+ * with what the thread found; else the thread only sees to it that the kernel has it in memory. */
+int wait_for_name(struct call *c, i32 dir, const char *name, int keep)
+{
+	struct open_how how = { .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC, .resolve = RESOLVE_CACHED };
+	i32 fs = W.objs[dir].fs;
+	if (is_dots(name) || waited(c) || !is_slow(fs, c->t0) || c->word[1]) /* a dead worker's call: its note must not be lost */
+		return 0;
+	int fd = (int)syscall(SYS_openat2, W.objs[dir].fd, name, &how, sizeof how);
+	if (fd >= 0)
+		close(fd);
+	if (fd >= 0 || errno != EAGAIN)
+		return 0;
+	struct job *j = job_name(fs, dir, name, &W.idents[c->ident], keep);
+	if (!j)
+		return 0;
+	drc_forget(c); /* the row begins again */
+	return wait_for(c, (const u8 *)(uintptr_t)c->word[2], j);
+}
+
+/* What a thread opened for the row that runs now: a descriptor, -errno, or NOT_OPENED when it opened nothing. */
+static struct { const struct call *c; int fd; } opened;
+
+/* The row is over; nobody came for it. */
+void vn_opened_drop(void)
+{
+	if (opened.c && opened.fd >= 0)
+		close(opened.fd);
+	opened.c = NULL;
+}
+
+void opened_put(const struct call *c, int fd)
+{
+	opened.c = c;
+	opened.fd = fd;
+}
+
+int opened_take(const struct call *c)
+{
+	if (opened.c != c)
+		return NOT_OPENED;
+	opened.c = NULL;
+	return opened.fd;
+}
