@@ -3,3 +3,4 @@
 master.py     root: binds, keeps descriptors, starts and reaps the others; parses nothing
 control.py    no privilege: accepts connections, answers the call socket, holds the export table
 """
+VERSION = "0.1.0"

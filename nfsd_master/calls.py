@@ -29,14 +29,13 @@ from nfssvc_shim.records import (
 from nfssvc_shim.state import H_GENERATION, H_SUSPENDED, N_SLOTS
 from oncrpc.xdr import XdrError
 
-from . import exptab
+from . import VERSION, exptab
 from .callsock import Client
 from .slots import REQUEST_S, Slot
 
 if TYPE_CHECKING:
     from .control import Control
 
-VERSION = "0.1.0"
 RESIZE_S = 8.0           # until `nfsd -n N update` is told that workers are still coming or draining
 AGAIN_S = 0.05           # while no worker lives
 TRIES = 2                # a worker that dies over a question is not the only one

@@ -16,7 +16,6 @@ Descriptors: 3 the master, 4 the state file, 5 the call socket, 6 exports.tab, 7
 """
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import errno
 import os
@@ -33,13 +32,14 @@ import prctl
 from nfssvc_shim.channel import Channel, Message, ProtocolError
 from nfssvc_shim.flags import Nfssvc
 from nfssvc_shim.records import AF_INET6, Address, Export, NfsdArgs, pack_nfsd_args
-from nfssvc_shim.state import H_GENERATION, H_SUSPENDED, N_SLOTS, State
+from nfssvc_shim.state import H_GENERATION, H_SUSPENDED, State
 
 from . import exptab, log
 from .calls import Calls
 from .callsock import CallSocket, Client
 from .loop import Loop
 from .register import Registrar, mappings_of, served
+from .settings import Settings
 from .slots import Slot, Slots
 from .stats import Stats
 
@@ -54,7 +54,7 @@ Done = Callable[[int, bytes], None]  # errno, what the first worker said about s
 class Control:
     """Life of the control half; what the call socket's clients ask is in calls.py."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: Settings) -> None:
         self.options = options
         self.loop = Loop()
         self.state = State(STATE_FD)
@@ -343,24 +343,8 @@ def drop_privilege(user: str) -> None:
     prctl.set_no_new_privs(1)
 
 
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="nfsd: control", description="started by nfsd, not by hand")
-    parser.add_argument("--workers", type=int, required=True, choices=range(1, N_SLOTS + 1))
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--server-uid", type=int, required=True)
-    parser.add_argument("--master-pid", type=int, required=True)
-    parser.add_argument("--families", default="46")
-    parser.add_argument("--user", default="")
-    parser.add_argument("--log", default="stderr")
-    parser.add_argument("--verbose", type=int, default=0)
-    parser.add_argument("--statedir", default="")
-    for name in ("tcp", "udp", "register", "v2", "acl"):
-        parser.add_argument(f"--{name}", action="store_true")
-    return parser.parse_args(argv)
-
-
 def main() -> int:
-    options = _arguments(sys.argv[1:])
+    options = Settings.of(sys.argv[1])
     prctl.set_proctitle("nfsd: control")
     prctl.set_name("nfsd: control")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the master says when: a group's TERM must not keep us from draining

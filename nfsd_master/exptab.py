@@ -12,7 +12,6 @@ import errno
 import hashlib
 import os
 import stat
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -118,4 +117,4 @@ def load(fd: int) -> dict[int, Export] | None:
 
 
 def _boot_id() -> bytes:
-    return uuid.UUID(Path("/proc/sys/kernel/random/boot_id").read_text().strip()).bytes
+    return bytes.fromhex(Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", ""))

@@ -30,6 +30,7 @@ from nfssvc_shim.state import H_STARTED, H_VERIFIER, N_SLOTS, S_HEARTBEAT, S_PID
 
 from . import log
 from .children import spawn
+from .nursery import Nursery
 from .sdnotify import Notifier
 from .sockets import Sockets
 
@@ -68,6 +69,7 @@ class Config:
     output: int                                   # stdout and stderr of the children; -1: ours
     on_ready: Callable[[], None] = field(default=lambda: None)
     notifier: Notifier = field(default_factory=Notifier)
+    nursery: Nursery | None = None                # who forks the first workers; None: each is started by itself
 
 
 class Master:
@@ -99,8 +101,7 @@ class Master:
             self._state.words[H_STARTED] = time.time_ns()
         try:
             self._start_control()
-            for number in range(self._n_workers):
-                self._start_worker(number)
+            self._first_workers()
             self._watchdog()
             self._ask_control()
             while not self._finished():
@@ -206,21 +207,46 @@ class Master:
 
     # ---- workers
 
-    def _start_worker(self, number: int) -> None:
-        worker = self._workers.setdefault(number, Worker(number))
-        if worker.pid or self._stopping or number >= self._n_workers:
+    def _first_workers(self) -> None:
+        """All at once, by the nursery.  Raises StartError when that cannot be."""
+        if self._config.nursery is None:
+            for number in range(self._n_workers):
+                self._start_worker(number)
             return
+        ends = {number: self._open_slot(number) for number in range(self._n_workers)}
+        try:
+            pids = self._config.nursery.fork({number: theirs.fileno() for number, (_, theirs) in ends.items()},
+                                             self._config.state_fd)
+        finally:
+            for _, theirs in ends.values():
+                theirs.close()
+        for number, (mine, _) in ends.items():
+            self._started(number, pids[number], mine)
+
+    def _start_worker(self, number: int) -> None:
+        """One that is missing, by fork and exec: its addresses are its own (nursery.py)."""
+        worker = self._workers.get(number)
+        if (worker is not None and worker.pid) or self._stopping or number >= self._n_workers:
+            return
+        mine, theirs = self._open_slot(number)
+        with theirs:
+            pid = spawn(self._config.worker_argv(number), [theirs.fileno(), self._config.state_fd], output=self._config.output)
+        self._started(number, pid, mine)
+
+    def _open_slot(self, number: int) -> tuple[socket.socket, socket.socket]:
+        """The slot's UDP sockets; both ends of a new channel, ours first."""
         try:
             self._config.sockets.slot(number)
         except OSError as exc:
             log.logger.error("slot %d: UDP socket: %s", number, exc.strerror)
+        self._workers.setdefault(number, Worker(number)).started_ns = time.monotonic_ns()
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         mine.setblocking(False)
-        with theirs:
-            worker.started_ns = time.monotonic_ns()
-            worker.pid = spawn(self._config.worker_argv(number), [theirs.fileno(), self._config.state_fd],
-                               output=self._config.output)
-        worker.channel, worker.incarnation = mine, worker.incarnation + 1
+        return mine, theirs
+
+    def _started(self, number: int, pid: int, mine: socket.socket) -> None:
+        worker = self._workers[number]
+        worker.pid, worker.channel, worker.incarnation = pid, mine, worker.incarnation + 1
         self._tell_slot(worker)
 
     def _tell_slot(self, worker: Worker) -> None:
@@ -372,11 +398,11 @@ class Master:
 
     def _kill_all(self) -> None:
         """Nothing is left behind, whatever brought us here."""
-        self._drop_control()
-        self._close_channels()  # without CAP_KILL: they see EOF
         pids = [pid for pid in (self._control_pid, *(w.pid for w in self._workers.values())) if pid]
         for pid in pids:
             _kill(pid)
+        self._drop_control()
+        self._close_channels()  # without CAP_KILL: they see EOF
         for pid in pids:
             os.waitpid(pid, 0)
 

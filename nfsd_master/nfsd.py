@@ -12,10 +12,9 @@ import resource
 import select
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,21 +22,20 @@ import prctl
 
 from nfssvc_shim.state import N_SLOTS, S_PID, State, open_state
 
-from . import capability, conf, log
-from .calls import VERSION
+from . import VERSION, capability, conf, log
 from .children import python
 from .detach import Detached, detach
 from .master import Config, Master
-from .options import USAGE, Options, UsageError, conf_of, parse, split
+from .nursery import Nursery
+from .options import USAGE, VERBS, Options, UsageError, conf_of, parse, split
 from .paths import Paths, StartError, check_parent, make_private, paths_of
 from .pidfile import PidFile
 from .register import reserved_socket
 from .sdnotify import Notifier, inherited_sockets
+from .settings import Settings
 from .sockets import Sockets, adopt_sockets, open_sockets
-from .verbs import VERBS, run_verb, unregister, update
 
 EX_USAGE = 64
-KEY_S = 20.0             # to make or find the key: an entropy-starved first boot included
 ORPHANS_S = 3.0          # workers of a master that was killed finish the request in hand within 2 s
 CALL_BACKLOG = 128
 MAX_DESCRIPTORS = 1 << 18  # of a process: some containers allow 10^9, and who closes all of them waits
@@ -52,13 +50,18 @@ def main(argv: Sequence[str] | None = None, *, worker: WorkerCommand | None = No
     try:
         before, verb = split(words, VERBS)
         options = options_of(before)
-        return run_verb(options, before, verb) if verb else _run(options, worker)
+        return _run_verb(options, before, verb) if verb else _run(options, worker)
     except UsageError as exc:
         print(f"nfsd: {exc}\n{USAGE}", file=sys.stderr)
         return EX_USAGE
     except StartError as exc:
         print(f"nfsd: {exc}", file=sys.stderr)
         return exc.status
+
+
+def _run_verb(options: Options, before: list[str], verb: list[str]) -> int:
+    from .verbs import run_verb  # noqa: PLC0415 nothing of it is needed to serve, and a start should be quick
+    return run_verb(options, before, verb)
 
 
 def options_of(words: list[str]) -> Options:
@@ -76,10 +79,9 @@ def _run(options: Options, worker: WorkerCommand | None) -> int:
     if options.action == "version":
         print(f"nfsd {VERSION}")
         return 0
-    if options.action == "register":
-        return update(options)
-    if options.action == "unregister":
-        return unregister(options)
+    if options.action in ("register", "unregister"):
+        from . import verbs  # noqa: PLC0415 as above
+        return verbs.update(options) if options.action == "register" else verbs.unregister(options)
     return serve(options, worker)
 
 
@@ -94,11 +96,12 @@ def serve(options: Options, worker: WorkerCommand | None = None) -> int:
     make_private(paths.statedir, mode=0o755 if os.geteuid() == 0 else 0o700)
     pidfile = PidFile(paths.pidfile)
     try:
-        make_key(paths.key, worker)
+        output = -1 if detached is None else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         with ExitStack() as undo:
+            nursery = None if worker else _start_nursery(options, paths, output, undo)
             opened = _open_all(options, paths, given, undo)
             config = _config(options, paths, opened, worker)
-            config.output = -1 if detached is None else os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            config.output, config.nursery = output, nursery
             config.on_ready = lambda: _ready(options, opened.sockets.port, detached, notifier)
             config.notifier = notifier
             prctl.set_proctitle("nfsd: master")
@@ -106,6 +109,17 @@ def serve(options: Options, worker: WorkerCommand | None = None) -> int:
             return Master(config).run()
     finally:
         pidfile.remove()
+
+
+def _start_nursery(options: Options, paths: Paths, output: int, undo: ExitStack) -> Nursery:
+    """First of all: it loads what workers need while we bind."""
+    try:
+        paths.key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        nursery = Nursery(nursery_command(options, paths), output=output)
+    except OSError as exc:
+        raise StartError(f"key {paths.key}: {exc}") from exc
+    undo.callback(nursery.end)
+    return nursery
 
 
 def _end_early() -> None:
@@ -116,6 +130,16 @@ def _end_early() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, end)
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """What ends us early waits: between a file and the promise to remove it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _raise_descriptor_limit() -> None:
@@ -143,8 +167,9 @@ def _open_all(options: Options, paths: Paths, given: list[socket.socket], undo: 
     end_orphans(state_fd)
     sockets = adopt_sockets(given) if given else open_sockets(options)
     undo.callback(sockets.close)
-    call_socket = undo.enter_context(open_call_socket(paths.socket))
-    undo.callback(paths.socket.unlink, missing_ok=True)
+    with _undisturbed():
+        call_socket = undo.enter_context(open_call_socket(paths.socket))
+        undo.callback(paths.socket.unlink, missing_ok=True)
     exports_fd = _open_exports(paths.exports)
     undo.callback(os.close, exports_fd)
     return _Opened(sockets, state_fd, call_socket, exports_fd, undo.enter_context(reserved_socket(options.portmap_port)))
@@ -176,11 +201,10 @@ def _ready(options: Options, port: int, detached: Detached | None, notifier: Not
 # ---- commands of the children
 
 def control_command(options: Options, paths: Paths, *, user: str, port: int, n_workers: int) -> list[str]:
-    words = ["--workers", str(n_workers), "--port", str(port), "--server-uid", str(os.geteuid()),
-             "--master-pid", str(os.getpid()), "--families", options.families, "--log", options.log_where,
-             "--verbose", str(options.log_verbose), "--statedir", str(paths.statedir), "--user", user]
-    words += [f"--{name}" for name in ("tcp", "udp", "register", "v2", "acl") if getattr(options, name)]
-    return python("nfsd_master.control", *words)
+    settings = Settings(workers=n_workers, port=port, server_uid=os.geteuid(), master_pid=os.getpid(), families=options.families,
+                        user=user, log=options.log_where, verbose=options.log_verbose, statedir=str(paths.statedir),
+                        tcp=options.tcp, udp=options.udp, register=options.register, v2=options.v2, acl=options.acl)
+    return python("nfsd_master.control", settings.word())
 
 
 def control_user() -> str:
@@ -194,27 +218,19 @@ def control_user() -> str:
 
 
 def worker_command(options: Options, paths: Paths, slot: int) -> list[str]:
-    words = ["--slot", str(slot), "--channel-fd", "3", "--state-fd", "4", "--key", str(paths.key), "--log", options.log_where]
-    words += ["--v2"] * options.v2 + ["--no-acl"] * (not options.acl)
-    return python("nfsserver", *words, *["-v"] * options.verbose)
+    return python("nfsserver", "--slot", str(slot), "--channel-fd", "3", "--state-fd", "4", *_worker_words(options, paths))
+
+
+def nursery_command(options: Options, paths: Paths) -> list[str]:
+    return python("nfsserver", "--nursery", "3", *_worker_words(options, paths))
+
+
+def _worker_words(options: Options, paths: Paths) -> list[str]:
+    words = ["--key", str(paths.key), "--log", options.log_where]
+    return words + ["--v2"] * options.v2 + ["--no-acl"] * (not options.acl) + ["-v"] * options.verbose
 
 
 # ---- what is opened before anything starts
-
-def make_key(key: Path, worker: WorkerCommand | None) -> None:
-    """The secret of the file handles, made once; the master itself never sees it."""
-    if worker is not None:
-        return
-    try:
-        key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        done = subprocess.run(python("nfsserver", "--make-key", str(key)), stdin=subprocess.DEVNULL, capture_output=True,
-                              timeout=KEY_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise StartError(f"key {key}: {exc}") from exc
-    if done.returncode:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
-        raise StartError(f"key {key}: {lines[-1]}")
-
 
 def _open_state(path: Path) -> int:
     try:

@@ -23,6 +23,8 @@ USAGE = ("usage: nfsd [-46Fdrtuv] [-h bindip]... [-n num] [-p port] [-P pidfile]
          "       nfsd [options] enable|disable|start|stop|restart|update|status|check|verbose up|down|checkexports [file]\n"
          "       nfsd share dir... [--rw] [--to client] [--as user] [--port n]")
 
+VERBS = ("status", "start", "stop", "restart", "update", "verbose", "checkexports", "enable", "disable", "check", "share")
+
 _SHORT = "46Fadertuvh:n:p:P:V:"
 _LONG = ["statedir=", "socket=", "key=", "ready-fd=", "user=", "log=", "no-portmap", "foreground", "debug", "help", "version",
          "portmap-port=", "conf=", "no-acl"]

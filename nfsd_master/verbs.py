@@ -40,7 +40,7 @@ Verb = Callable[[Options, list[str], list[str]], int]
 
 def run_verb(options: Options, before: list[str], verb: list[str]) -> int:
     """`before`: the words before the verb, for verbs that start a server; `verb`: it and its words."""
-    return VERBS[verb[0]](options, before, verb[1:])
+    return _VERBS[verb[0]](options, before, verb[1:])
 
 
 def _no_words(words: list[str]) -> None:
@@ -251,7 +251,7 @@ def unregister(options: Options) -> int:
     return 0
 
 
-VERBS: dict[str, Verb] = {
+_VERBS: dict[str, Verb] = {
     "status": do_status, "start": do_start, "stop": do_stop, "restart": do_restart, "update": do_update, "verbose": do_verbose,
     "checkexports": do_checkexports, "enable": do_enable, "disable": do_disable, "check": do_check, "share": do_share,
 }

@@ -1,6 +1,7 @@
-"""python -I -m nfsserver: a worker of nfsd, started by the master; or the maker of the handles' key.
+"""python -I -m nfsserver: a worker of nfsd, started by the master; the nursery of the first ones; the maker of the handles' key.
 
     --slot N --channel-fd FD --state-fd FD --key FILE [--log syslog|stderr] [-v]...
+    --nursery FD --key FILE [--log syslog|stderr] [-v]...
     --make-key FILE
 """
 from __future__ import annotations
@@ -12,13 +13,15 @@ import sys
 
 from nfssvc_shim.channel import Channel
 
+from . import nursery
 from ._vnode import lib
 from .key import make_key, read_key
 from .worker import MAX_OBJECTS, Worker
 
-_WORDS = {"--make-key", "--slot", "--channel-fd", "--state-fd", "--key", "--log"}
+_MODES = {"--make-key": set[str](), "--nursery": {"--key"}, "--slot": {"--channel-fd", "--state-fd", "--key"}}  # and their needs
+_WORDS = {"--make-key", "--nursery", "--slot", "--channel-fd", "--state-fd", "--key", "--log"}
 _SWITCHES = {"--v2", "--no-acl"}   # answer NFS version 2, too; do not answer NFS_ACL
-_NUMBERS = {"--slot", "--channel-fd", "--state-fd"}
+_NUMBERS = {"--slot", "--channel-fd", "--state-fd", "--nursery"}
 
 
 class Options:
@@ -40,10 +43,9 @@ class Options:
                 self.verbose += len(word) - 1
             else:
                 raise ValueError(f"unknown option {word!r}")
-        if "--make-key" not in self.words:
-            missing = [word for word in sorted(_WORDS - {"--make-key", "--log"}) if word not in self.words]
-            if missing:
-                raise ValueError(f"{' '.join(missing)} missing; workers are started by nfsd(8), not by hand")
+        missing = _MODES[next((mode for mode in _MODES if mode in self.words), "--slot")] - self.words.keys()
+        if missing or not _MODES.keys() & self.words.keys():
+            raise ValueError(f"{' '.join(sorted(missing)) or '--slot'} missing; workers are started by nfsd(8), not by hand")
         for word in _NUMBERS & self.words.keys():
             if not self.words[word].isdigit():
                 raise ValueError(f"{word} needs a number, not {self.words[word]!r}")
@@ -98,11 +100,13 @@ def main() -> int:
         if "--make-key" in options.words:
             make_key(options.words["--make-key"])
             return 0
-        key = read_key(options.words["--key"])
+        if "--nursery" in options.words:
+            channel = Channel(socket.socket(fileno=options.number("--nursery")))
+            return nursery.serve(channel, options.words["--key"], lambda *born: _work(options, *born))
+        return _work(options, *(options.number(word) for word in ("--slot", "--channel-fd", "--state-fd")))
     except (OSError, ValueError) as exc:
         print(f"nfsd: worker: {exc}", file=sys.stderr)
         return 1
-    return _serve(options, key)
 
 
 def _may_setgroups() -> bool:
@@ -114,13 +118,14 @@ def _may_setgroups() -> bool:
         return True
 
 
-def _serve(options: Options, key: bytes) -> int:
-    slot = options.number("--slot")
+def _work(options: Options, slot: int, channel_fd: int, state_fd: int) -> int:
+    """A worker, until it is told to stop; the exit status."""
+    key = read_key(options.words["--key"])
     _set_title(f"nfsd: worker {slot}")
     _log_to(options.words.get("--log", "syslog"), slot, options.verbose)
-    channel = Channel(socket.socket(fileno=options.number("--channel-fd")))
+    channel = Channel(socket.socket(fileno=channel_fd))
     root = os.geteuid() == 0 and _may_setgroups()
-    error = lib.vn_init(options.number("--state-fd"), slot, key, MAX_OBJECTS, root, options.harden)
+    error = lib.vn_init(state_fd, slot, key, MAX_OBJECTS, root, options.harden)
     if error:
         print(f"nfsd: worker {slot}: start: {os.strerror(error)}", file=sys.stderr)
         return 1

@@ -14,9 +14,6 @@ from nfssvc_shim.records import Export, ExportArgs, pack_export_args
 from .conftest import alive, wait_until
 from .test_start import can_bind
 
-RESPAWN_S = 0.2   # attack table F01
-LOADED = 4        # this machine is shared: allow a multiple
-
 
 def pid_of(nfsd, slot: int) -> int:
     return next((s["pid"] for s in nfsd.status()["slots"] if s["slot"] == slot and s["alive"]), 0)
@@ -26,10 +23,8 @@ def test_killed_worker_is_back_and_the_others_are_untouched(start):
     nfsd = start("-n", "2")
     connections = [nfsd.tcp(), nfsd.tcp()]
     workers = dict(nfsd.ask(c) for c in connections)
-    begun = time.monotonic()
     os.kill(workers[1], signal.SIGKILL)
-    wait_until(lambda: pid_of(nfsd, 1) not in (0, workers[1]), "slot 1 is not back")
-    assert time.monotonic() - begun < RESPAWN_S * LOADED
+    wait_until(lambda: pid_of(nfsd, 1) not in (0, workers[1]), "slot 1 is not back")  # how soon: bench/start
     assert nfsd.ask(connections[0]) == (0, workers[0])
     assert connections[1].recv(1) == b"", "the dead worker's connection is closed, so that the client connects again"
     with nfsd.tcp() as again:
