@@ -1,6 +1,6 @@
 """mountd's end of the call socket: NFSSVC_EXPORT, GETFH and MOUNTD to the server, RELAY from it.
 
-Theory of operation.  While there is no connection one is tried each 100 ms; requests made in the meantime fail at once (`request`
+Theory of operation.  While there is no connection one is tried again, each 10 ms at first, then each 100 ms; requests made in the meantime fail at once (`request`
 returns False).  Replies come by serial.  When the connection ends every waiting request gets ENOTCONN, and the owner's
 `on_up` runs again after the next connect.
 """
@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from oncrpc.server import Server
 log = logging.getLogger(__name__)
 
 RETRY_S = 0.1             # between two connects: a restarted server waits for its table
+SOON_S = 0.01             # the same in the first GRACE_S: nfsd and mountd are started together, and one of them is first
+GRACE_S = 1.0             # an nfsd that is not there for so long is worth a line
 SYSTEM_SOCKET = "/run/nfsd/nfssvc.sock"
 
 Done = Callable[[int, bytes], None]  # errno, body
@@ -48,6 +51,7 @@ class CallSocket:
         self._conn = 0
         self._waiting: dict[int, Done] = {}
         self._complained = ""
+        self._since = 0.0         # when the connection that is missing was first tried; 0: none is missing
 
     @property
     def is_up(self) -> bool:
@@ -60,18 +64,21 @@ class CallSocket:
             sock.connect(self.path)
         except OSError as exc:
             sock.close()
-            self._complain(f"{self.path}: {exc.strerror}")
-            self.loop.call_later(RETRY_S, self.connect)
+            self._again(f"{self.path}: {exc.strerror}")
             return
         sock.setblocking(False)
-        self._complained = ""
+        self._complained, self._since = "", 0.0
         self._channel = Channel(sock)
         self._conn = self.loop.on_readable(sock.fileno(), self._readable)
         self.on_up()
 
-    def _complain(self, what: str) -> None:
-        """Once for each reason, not ten times a second."""
-        if what != self._complained:
+    def _again(self, what: str) -> None:
+        """Another try, soon; a line once for each reason, not ten times a second."""
+        now = time.monotonic()
+        self._since = self._since or now
+        late = now - self._since >= GRACE_S
+        self.loop.call_later(RETRY_S if late else SOON_S, self.connect)
+        if late and what != self._complained:
             self._complained = what
             log.warning("waiting for nfsd: %s", what)
 

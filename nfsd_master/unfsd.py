@@ -2,7 +2,7 @@
 
 Option for option the front end of the unfsd manual of 2008; see docs/unfsd.md for what is deliberately better.
 
-Theory of operation.  This process starts nfsd, waits until it serves, then mountd, waits until the table is in force, and is
+Theory of operation.  This process starts nfsd and mountd, waits until nfsd serves and mountd's table is in force, and is
 ready.  Then it only waits: TERM, INT, QUIT stop both (exit 0), HUP makes mountd read its files again, USR1 logs the caches, and
 a child that died is started again.  A child gets TERM when this process dies, however it dies.  In the background what the
 children say comes through a pipe: to the terminal until all is ready, to syslog from then on.
@@ -82,7 +82,7 @@ def _pidfile(path: str) -> PidFile | None:
         return None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Child:
     """nfsd or mountd."""
 
@@ -132,9 +132,13 @@ class Unfsd:
         return self._status
 
     def _start_all(self) -> None:
-        self._start(self._nfsd)
-        if not self._stopping:
-            self._start(self._mountd)
+        """Both at once when mountd can be told the port; else nfsd first, which finds one."""
+        pipes = {child: self._spawn(child) for child in ((self._nfsd, self._mountd) if self._port else (self._nfsd,))}
+        for child in (self._nfsd, self._mountd):
+            if not self._stopping:
+                self._await(child, pipes.pop(child) if child in pipes else self._spawn(child))
+        for fd in pipes.values():
+            os.close(fd)
 
     def _ready(self, detached: Detached | None) -> None:
         if detached is not None:
@@ -184,6 +188,10 @@ class Unfsd:
 
     def _start(self, child: Child) -> None:
         """Starts it and waits until it serves, or until we are to stop.  Raises StartError when it ends instead."""
+        self._await(child, self._spawn(child))
+
+    def _spawn(self, child: Child) -> int:
+        """The descriptor on which it will say that it serves."""
         read, write = os.pipe2(os.O_CLOEXEC)
         try:
             child.started = time.monotonic()
@@ -191,6 +199,10 @@ class Unfsd:
                               output=self._output_end)
         finally:
             os.close(write)
+        return read
+
+    def _await(self, child: Child, read: int) -> None:
+        """Closes `read`."""
         try:
             line = self._first_line(read, child)
         finally:
