@@ -1,8 +1,8 @@
 """mountd's end of the call socket: NFSSVC_EXPORT, GETFH and MOUNTD to the server, RELAY from it.
 
-Theory of operation.  While there is no connection one is tried again, each 10 ms at first, then each 100 ms; requests made in the meantime fail at once (`request`
-returns False).  Replies come by serial.  When the connection ends every waiting request gets ENOTCONN, and the owner's
-`on_up` runs again after the next connect.
+Theory of operation.  While there is no connection one is tried again, each 10 ms at first, then each 100 ms; requests made in the
+meantime fail at once (`request` returns False).  Replies come by serial.  When the connection ends every waiting request gets
+ENOTCONN, and the owner's `on_up` runs again after the next connect.
 """
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 Theory of operation.  A start needs several workers at once, and most of what each costs is the same: an interpreter and the
 modules.  So the master starts one process (fork and exec, as for every child), which loads them while the master binds, makes the
 handles' key where there is none, says READY or why not, forks one worker for each SLOT message, answers with its pid, and ends
-when the master hangs up.  The workers then are the master's children (PR_SET_CHILD_SUBREAPER, prctl(2)), like those that it starts itself.
+when the master hangs up.  The workers then are the master's children (PR_SET_CHILD_SUBREAPER, prctl(2)), like those that it
+starts itself.
 
 What forking without exec gives away, and why that is little.  The first workers have the same addresses, stack guard and hash
 seed, as an exec would not have given them.  Who crashes one learns about the others.  But a worker that died is replaced by fork
