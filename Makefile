@@ -72,14 +72,18 @@ man:
 # The programs live in a virtual environment of their own, with links where PATH finds them; the rest beside them.
 PROGRAMS = nfsd mountd portmap unfsd nfsstat showmount rpcinfo
 install: install-lib install-programs
-	install -d $(DESTDIR)$(PREFIX)/etc/rc.d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -d $(DESTDIR)$(PREFIX)/etc/rc.d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/systemd/user
 	install -m 755 rc.d/portmap rc.d/mountd rc.d/nfsd rc.d/rcorder rc.d/rc $(DESTDIR)$(PREFIX)/etc/rc.d/
+	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(addprefix $(DESTDIR)$(PREFIX)/etc/rc.d/,portmap mountd nfsd)
 	install -m 644 rc.d/rc.subr $(DESTDIR)$(PREFIX)/etc/rc.d/
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
 	for name in $(PROGRAMS); do install -m 644 completion/nfssvc.bash \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$name || exit 1; done
+	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	install -m 644 completion/_nfssvc $(DESTDIR)$(PREFIX)/share/zsh/site-functions/
 	for unit in nfsd.service nfsd.socket mountd.service portmap.service; do \
 		sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/$$unit > $(DESTDIR)$(PREFIX)/lib/systemd/system/$$unit || exit 1; done
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' systemd/unfsd-user.service > $(DESTDIR)$(PREFIX)/lib/systemd/user/unfsd.service
 	for page in man/*.[1-8]; do d=$(DESTDIR)$(PREFIX)/share/man/man$${page##*.}; \
 		install -d $$d && install -m 644 $$page $$d/ || exit 1; done
 
@@ -107,6 +111,7 @@ uninstall:
 	for f in $(PROGRAMS); do rm -f $(DESTDIR)$(PREFIX)/bin/$$f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$f; done
 	for f in portmap mountd nfsd rc.subr rcorder rc; do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$f; done
 	for f in nfsd.service nfsd.socket mountd.service portmap.service; do rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$f; done
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/user/unfsd.service $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_nfssvc
 	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page#man/}; done
 
 # A Debian package beside this directory; needs debhelper dh-python pybuild-plugin-pyproject python3-cffi.

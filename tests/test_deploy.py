@@ -1,8 +1,12 @@
 """What is installed beside the programs: systemd units, manual pages, shell scripts."""
 from __future__ import annotations
 
+import os
+import pty
 import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +14,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+DEADLINE_S = 30.0
 UNITS = sorted(path.name for path in (ROOT / "systemd").glob("*.service"))
 PAGES = sorted((ROOT / "man").glob("*.[1-8]"))
-SCRIPTS = [ROOT / ".ci" / "run", ROOT / "tools" / "deps.sh", *sorted(p for p in (ROOT / "rc.d").iterdir() if p.is_file())]
+SCRIPTS = [ROOT / ".ci" / "run", ROOT / "tools" / "deps.sh", *sorted((ROOT / "tools" / "fresh").iterdir()),
+           *sorted(p for p in (ROOT / "rc.d").iterdir() if p.is_file())]
 # Goal of each unit's exposure (systemd-analyze security); nfsd must act as its callers.
 EXPOSURE = {"portmap.service": 3.0, "mountd.service": 3.0, "nfsd.service": 5.0}
 HELP = {"portmap.8": "portmap", "rpcinfo.8": "portmap.rpcinfo", "mountd.8": "mountd", "showmount.8": "mountd.showmount",
@@ -85,19 +91,58 @@ def test_shell_script_parses(script: Path, shell: str) -> None:
     subprocess.run([need(shell), "-n", str(script)], check=True)
 
 
+@pytest.fixture
+def programs(tmp_path: Path) -> Path:
+    """A directory of programs as PATH would have them."""
+    for name, module in HELP.items():
+        program = tmp_path / name.partition(".")[0]
+        program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m {module} "$@"\n')
+        program.chmod(0o755)
+    return tmp_path
+
+
 @pytest.mark.parametrize(("line", "expected"), [
     (["nfsd", "st"], {"start", "stop", "status"}), (["nfsd", "verbose", ""], {"up", "down"}),
     (["nfsd", "--stated"], {"--statedir"}), (["nfsstat", "-n", "u"], {"user"}),
     (["nfsstat", "--lin"], {"--linux"}), (["unfsd", "--work"], {"--workers"}),
     (["portmap", "--read"], {"--ready-fd"}), (["mountd", "--no-p"], {"--no-portmap"}),
 ])
-def test_completion_offers_what_the_program_has(tmp_path: Path, line: list[str], expected: set[str]) -> None:
-    for name, module in HELP.items():
-        program = tmp_path / name.partition(".")[0]
-        program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m {module} "$@"\n')
-        program.chmod(0o755)
+def test_completion_offers_what_the_program_has(programs: Path, line: list[str], expected: set[str]) -> None:
     code = 'source "$1"; shift; _nfssvc "$1" "${@: -1}" "${@: -2:1}"; printf "%s\\n" "${COMPREPLY[@]}"'
     script = str(ROOT / "completion" / "nfssvc.bash")
-    ran = subprocess.run([need("bash"), "-c", code, "bash", script, str(tmp_path / line[0]), *line[1:]], capture_output=True,
+    ran = subprocess.run([need("bash"), "-c", code, "bash", script, str(programs / line[0]), *line[1:]], capture_output=True,
                          text=True, check=True)
     assert set(ran.stdout.split()) == expected
+
+
+# A key that prints what stands in the line; `read''y` so that the echoed command itself is not taken for its output.
+ZSH = """PS1=; fpath=({folder} $fpath); autoload -Uz compinit; compinit -u -D
+show() {{ print -r -- "<$BUFFER>" }}; zle -N show; bindkey '^X' show; echo read''y
+"""
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ("nfsd verb", "<nfsd verbose >"), ("nfsd verbose u", "<nfsd verbose up >"), ("nfsd --stated", "<nfsd --statedir >"),
+    ("unfsd --work", "<unfsd --workers >"), ("nfsstat -n us", "<nfsstat -n user >"),
+])
+def test_zsh_completes_what_the_program_has(programs: Path, line: str, expected: str) -> None:
+    need("zsh")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe("zsh", ["zsh", "-f", "-i"], {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "TERM": "dumb"})
+    try:
+        os.write(terminal, ZSH.format(folder=ROOT / "completion").encode())
+        read_until(terminal, b"ready\r\n")
+        os.write(terminal, line.encode() + b"\t\x18")
+        read_until(terminal, expected.encode())
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        os.close(terminal)
+
+
+def read_until(terminal: int, text: bytes) -> None:
+    seen = b""
+    while text not in seen:
+        assert select.select([terminal], [], [], DEADLINE_S)[0], seen
+        seen += os.read(terminal, 4096)
