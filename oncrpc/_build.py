@@ -1,4 +1,4 @@
-"""Builds the extension oncrpc._rpc (cffi, API mode, stable ABI) from rpc.c.
+"""Builds the extension oncrpc._rpc (cffi, API mode, stable ABI) from rpc.c and trace.c.
 
 Called by setup (cffi_modules = oncrpc/_build.py:ffi), or by hand for a build in place: python oncrpc/_build.py
 """
@@ -49,6 +49,12 @@ struct rpc_counters {
     u64 conns, partial, pending_conns, in_bytes, out_bytes, detached_now, detached_bytes;
 };
 
+struct rpc_trace_filter { u32 family; u32 prefix; u8 addr[16]; u32 by_uid, uid; u32 export_id; u32 snap; };
+#define TRACE_SNAP_MAX ...
+int rpc_trace_start(struct rpc_engine *e, u32 id, u32 slot, int fd, const struct rpc_trace_filter *f);
+int rpc_trace_stop(struct rpc_engine *e, u32 id);
+void rpc_trace_names(struct rpc_engine *e, u32 (*export_id)(const struct call *), u32 (*path)(const struct call *, char *, u32));
+
 struct rpc_engine *rpc_new(const struct rpc_limits *limits);
 void rpc_free(struct rpc_engine *e);
 int rpc_program(struct rpc_engine *e, u32 prog, u32 vers, u32 nproc, u32 first_row);
@@ -89,9 +95,9 @@ ffi.cdef(CDEF)
 ffi.set_source(
     "oncrpc._rpc",
     '#include "engine.h"',
-    sources=["oncrpc/rpc.c"],
+    sources=["oncrpc/rpc.c", "oncrpc/trace.c"],
     include_dirs=["oncrpc"],
-    depends=["oncrpc/rpc.h", "oncrpc/engine.h"],
+    depends=["oncrpc/rpc.h", "oncrpc/engine.h", "oncrpc/trace.h"],
     py_limited_api=True,
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
 )

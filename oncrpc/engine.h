@@ -6,6 +6,7 @@
 #ifndef ONCRPC_ENGINE_H
 #define ONCRPC_ENGINE_H
 #include "rpc.h"
+#include "trace.h"
 
 /* Kinds of descriptors, for rpc_attach(). */
 enum {
@@ -66,6 +67,13 @@ const struct rpc_event *rpc_events(struct rpc_engine *e);
 int rpc_flush(struct rpc_engine *e);                /* before a pause outside rpc_poll() */
 void rpc_wake(struct rpc_engine *e);                /* any thread, signal handlers too: rpc_poll() returns soon */
 const struct rpc_counters *rpc_count(struct rpc_engine *e);
+
+/* Watching (trace.h).  fd: one end of a SOCK_SEQPACKET pair, the engine's from then on, also on error.  An id that is there is
+ * replaced.  The server of the calls says which export a call is for (0: none) and what its object is called (length, 0: not
+ * known); both may be NULL. */
+int rpc_trace_start(struct rpc_engine *e, u32 id, u32 slot, int fd, const struct rpc_trace_filter *f);
+int rpc_trace_stop(struct rpc_engine *e, u32 id);
+void rpc_trace_names(struct rpc_engine *e, u32 (*export_id)(const struct call *), u32 (*path)(const struct call *, char *, u32));
 
 /* Replies, for Python. */
 int rpc_null(struct call *c);                                  /* SUCCESS, no results */

@@ -130,6 +130,8 @@ struct slot {
 	struct buf *own;          /* holds the record of this call alone */
 	const u8 *msg;
 	u32 msg_len, serial, transport;
+	u8 *seen;                 /* detached, while somebody watches: the first bytes of its message */
+	u32 seen_len;
 	u8 gone;                  /* detached or dropped: rpc_deny() after an exception must not answer it */
 	struct sockaddr_in6 from; /* UDP: large enough for both families */
 	socklen_t from_len;
@@ -205,6 +207,11 @@ struct engine {
 	_Atomic(struct detached *) done;
 	struct detached *done_head, *done_tail;
 	atomic_int woken;
+	/* who watches */
+	struct tracer *tracers;
+	u32 seen_bytes;           /* of all slot.seen */
+	u32 (*trace_export)(const struct call *);
+	u32 (*trace_path)(const struct call *, char *, u32);
 };
 
 #define ENGINE(p) ((struct engine *)(p))
@@ -1026,6 +1033,146 @@ static int op_room(struct call *c, size_t room)
 	return 0;
 }
 
+/* ---- watching (trace.h).  Off, it is one branch a reply: e->pub.trace is NULL. */
+
+/* What a detached call's record will show: its message is overwritten when the batch is over. */
+static void keep_seen(struct engine *e, struct slot *s)
+{
+	u32 n = 0;
+	for (struct tracer *t = e->tracers; t; t = *trace_next(t))
+		n = n < trace_snap(t) ? trace_snap(t) : n;
+	n = n < s->msg_len ? n : s->msg_len;
+	if (!s->msg || e->seen_bytes + n > TRACE_SEEN_MAX || !(s->seen = malloc(n)))
+		return;
+	memcpy(s->seen, s->msg, n);
+	s->seen_len = n;
+	e->seen_bytes += n;
+}
+
+static void forget_seen(struct engine *e, struct slot *s)
+{
+	if (!s->seen)
+		return;
+	e->seen_bytes -= s->seen_len;
+	free(s->seen);
+	s->seen = NULL;
+}
+
+/* Whom the client of this call asked. */
+static void trace_local(struct call *c, struct rpc_trace_head *h)
+{
+	struct engine *e = ENGINE(c->eng);
+	struct conn *conn = find(e, c->conn, c->conn_gen);
+	struct sockaddr_storage ss;
+	socklen_t len = sizeof ss;
+	struct rpc_peer p;
+	if (!conn || c->proto == RPC_RELAY || getsockname(conn->fd, (struct sockaddr *)&ss, &len))
+		return;
+	set_peer(&p, &h->local_port, &ss, len);
+	h->local_family = (u16)p.family;
+	memcpy(h->local_addr, p.addr, 16);
+	if (c->proto == RPC_UDP) /* bound to the wildcard, as a rule */
+		h->local_family = (u16)rpc_local_addr(c, h->local_addr);
+}
+
+/* A call that was refused early has no place in the tables: its address is the connection's or the datagram's. */
+static void trace_peer(struct call *c, bool decoded, struct rpc_peer *p)
+{
+	struct slot *s = c->owner;
+	struct conn *conn = find(ENGINE(c->eng), c->conn, c->conn_gen);
+	u16 port;
+	if (decoded || !conn)
+		*p = c->eng->peers[c->peer];
+	else if (c->proto == RPC_UDP)
+		set_peer(p, &port, &s->from, s->from_len);
+	else
+		*p = conn->addr;
+}
+
+/* rpc_engine.trace: shows a call at its end to those who watch.  One whose message was not kept is counted by nobody: it came
+ * before the trace began. */
+static void op_trace(struct call *c, int replied)
+{
+	struct engine *e = ENGINE(c->eng);
+	struct slot *s = c->owner;
+	const u8 *msg = c->detached ? s->seen : s->msg;
+	bool decoded = c->detached || c->arg != s->msg;
+	char path[TRACE_PATH_MAX];
+	struct rpc_peer peer;
+	struct rpc_trace_head h = { .t_call = c->t0, .conn = c->conn, .conn_gen = c->conn_gen, .proto = rpc_transport(c),
+		.port = c->port, .flags = (replied ? TRACE_REPLIED : 0) | (c->detached ? TRACE_DETACHED : 0),
+		.call_len = s->msg_len, .call_kept = c->detached ? s->seen_len : s->msg_len,
+		.reply_len = replied ? (u32)(c->rep - c->mark - 4) : 0 };
+	if (!msg)
+		return;
+	trace_peer(c, decoded, &peer);
+	for (struct tracer *t = e->tracers; t; t = *trace_next(t)) {
+		if (!trace_wants(t, &peer, decoded ? &c->eng->creds[c->cred] : NULL))
+			continue;
+		if (!h.t_reply) { /* the first that wants it */
+			h.t_reply = now_ns();
+			h.family = (u16)peer.family;
+			memcpy(h.addr, peer.addr, 16);
+			h.export_id = decoded && e->trace_export ? e->trace_export(c) : 0;
+			h.path_len = decoded && e->trace_path ? e->trace_path(c, path, sizeof path) : 0;
+			trace_local(c, &h);
+		}
+		if (trace_wants_export(t, h.export_id))
+			trace_put(t, &h, path, msg, replied ? c->mark + 4 : NULL);
+	}
+}
+
+static void end_trace(struct engine *e, struct tracer **at)
+{
+	struct tracer *t = *at;
+	*at = *trace_next(t);
+	trace_close(t);
+	if (!e->tracers)
+		e->pub.trace = NULL;
+}
+
+static void flush_traces(struct engine *e)
+{
+	for (struct tracer **at = &e->tracers; *at;)
+		if (trace_flush(*at))
+			at = trace_next(*at);
+		else
+			end_trace(e, at);
+}
+
+int rpc_trace_stop(struct rpc_engine *pub, u32 id)
+{
+	struct engine *e = ENGINE(pub);
+	for (struct tracer **at = &e->tracers; *at; at = trace_next(*at))
+		if (trace_id(*at) == id) {
+			trace_flush(*at);
+			end_trace(e, at);
+			return 0;
+		}
+	return -ENOENT;
+}
+
+int rpc_trace_start(struct rpc_engine *pub, u32 id, u32 slot, int fd, const struct rpc_trace_filter *f)
+{
+	struct engine *e = ENGINE(pub);
+	struct tracer *t = trace_open(id, slot, fd, f);
+	if (!t) {
+		close(fd);
+		return -ENOMEM;
+	}
+	rpc_trace_stop(pub, id);
+	*trace_next(t) = e->tracers;
+	e->tracers = t;
+	e->pub.trace = op_trace;
+	return 0;
+}
+
+void rpc_trace_names(struct rpc_engine *pub, u32 (*export_id)(const struct call *), u32 (*path)(const struct call *, char *, u32))
+{
+	ENGINE(pub)->trace_export = export_id;
+	ENGINE(pub)->trace_path = path;
+}
+
 /* Pending calls of a connection went down: it may go on, or end. */
 static void unblock(struct engine *e, struct conn *c)
 {
@@ -1048,6 +1195,7 @@ static void free_detached(struct engine *e, struct detached *d)
 	}
 	if (d->place && d->place <= e->n_finished && e->finished[d->place - 1] == &d->call)
 		e->finished[d->place - 1] = NULL;
+	forget_seen(e, &d->slot);
 	buf_free(e, d->args);
 	buf_free(e, d->reply);
 	free(d);
@@ -1110,6 +1258,8 @@ static void op_drop(struct call *c)
 	struct engine *e = ENGINE(c->eng);
 	e->count.dropped++;
 	((struct slot *)c->owner)->gone = 1;
+	if (e->pub.trace)
+		e->pub.trace(c, 0);
 	if (c->detached)
 		free_detached(e, (struct detached *)c);
 }
@@ -1227,6 +1377,8 @@ static struct call *op_detach(struct call *c, size_t room)
 		d->call.end = d->args->data + n_args;
 	}
 	d->slot.own = NULL;
+	if (e->tracers)
+		keep_seen(e, &d->slot);
 	d->place = 0;
 	s->gone = 1;
 	d->slot.msg = NULL;
@@ -1362,6 +1514,7 @@ static int message(struct engine *e, struct conn *conn, const struct rpc_peer *a
 			    .port = port, .proto = conn->proto, .conn = conn->id, .conn_gen = conn->gen,
 			    .arg = m, .end = m + n, .eng = &e->pub, .t0 = e->now, .owner = s };
 	s->own = NULL;
+	s->seen = NULL;
 	s->gone = 0;
 	s->msg = m;
 	s->msg_len = (u32)n;
@@ -1795,6 +1948,8 @@ static void end_batch(struct engine *e)
 	e->pub.out_conn = NONE;
 	if (e->udp_n)
 		flush_udp(e);
+	if (e->tracers)
+		flush_traces(e);
 	for (u32 i = 0; i < e->n_calls; i++)
 		if (e->slots[i].own) {
 			buf_free(e, e->slots[i].own);
@@ -2044,6 +2199,8 @@ void rpc_free(struct rpc_engine *pub)
 		}
 	for (u32 i = 0; i < e->n_programs; i++)
 		free(e->programs[i].rows);
+	while (e->tracers)
+		end_trace(e, &e->tracers);
 	if (e->ep >= 0)
 		close(e->ep);
 	if (e->wakefd >= 0)

@@ -90,6 +90,7 @@ struct rpc_engine {
 	void (*drop)(struct call *);
 	struct call *(*detach)(struct call *, size_t room); /* NULL: no memory, or the budget for unfinished calls is spent */
 	void (*complete)(struct call *);
+	void (*trace)(struct call *, int replied); /* NULL: nobody watches; else it sees each call at its end */
 };
 
 /* ---- XDR writers (RFC 4506).  The caller has asked for the room. */
@@ -133,6 +134,8 @@ static inline void reply_close(struct call *c)
 {
 	u32 mark = htonl(0x80000000u | (u32)(c->rep - c->mark - 4));
 	memcpy(c->mark, &mark, 4);
+	if (__builtin_expect(c->eng->trace != NULL, 0))
+		c->eng->trace(c, 1);
 	if (!c->detached && c->proto == RPC_TCP)
 		c->eng->out_pos = c->rep;
 	else

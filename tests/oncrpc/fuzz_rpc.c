@@ -327,6 +327,45 @@ static void datagram(int fd)
 		;
 }
 
+/* Somebody watches now and then, reads some of it, and goes without a word. */
+static int watch_fd = -1;
+static unsigned long watched, unseen;
+
+static void watch_some(void)
+{
+	static u8 packet[256 << 10];
+	ssize_t n = 0;
+	if (watch_fd < 0) {
+		int pair[2];
+		struct rpc_trace_filter f = { .snap = 1 + rnd(4000), .by_uid = rnd(3) == 0, .uid = rnd(100), .export_id = 0 };
+		if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair))
+			die("socketpair");
+		watch_fd = pair[1];
+		if (rpc_trace_start(eng, 1 + rnd(3), 0, pair[0], &f))
+			die("rpc_trace_start");
+	} else if (rnd(20) == 0) {
+		close(watch_fd);
+		watch_fd = -1;
+	} else if (rnd(20) == 0) {
+		rpc_trace_stop(eng, 1 + rnd(3));
+	}
+	while (watch_fd >= 0 && rnd(4) && (n = recv(watch_fd, packet, sizeof packet, MSG_DONTWAIT)) > 0)
+		for (ssize_t at = 0; at < n;) {
+			struct rpc_trace_head h;
+			memcpy(&h, packet + at, sizeof h);
+			if (h.size < sizeof h || h.size > n - at || h.size % 8
+			    || sizeof h + h.path_len + h.call_kept + h.reply_kept > h.size)
+				die("trace record");
+			watched += h.call_len != 0;
+			unseen += h.lost;
+			at += h.size;
+		}
+	if (n == 0 && watch_fd >= 0 && rnd(4) == 0) { /* stopped: nobody holds the other end */
+		close(watch_fd);
+		watch_fd = -1;
+	}
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 3)
@@ -372,6 +411,8 @@ int main(int argc, char **argv)
 			datagram(from);
 		if (rnd(300) == 0)
 			rpc_stop_reading(eng, (int)rnd(2));
+		if (rnd(8) == 0)
+			watch_some();
 		if (rnd(2))
 			poll_once(0);
 	}
@@ -413,7 +454,12 @@ int main(int argc, char **argv)
 	}
 	printf("calls %lu denied %lu badauth %lu garbage %lu badrecord %lu accepted %lu detached %lu (%d not)\n", n->calls, n->denied,
 	       n->badauth, n->garbage, n->badrecord, n->accepted, n->detached, failed_detach);
+	printf("watched %lu not seen %lu\n", watched, unseen);
+	if (steps > 1000 && !watched)
+		die("no call was ever watched");
 	rpc_free(eng);
+	if (watch_fd >= 0)
+		close(watch_fd);
 	close(from);
 	return 0;
 }

@@ -25,7 +25,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-o",
         str(out),
         str(HERE / "fuzz_rpc.c"),
-        str(HERE.parents[1] / "oncrpc" / "rpc.c"),
+        *(str(HERE.parents[1] / "oncrpc" / name) for name in ("rpc.c", "trace.c")),
         "-lpthread",
     ]
     built = subprocess.run(command, capture_output=True, text=True)
