@@ -18,13 +18,14 @@ _nfssvc() {
 	mountd:--to | mountd:--dialect) words="bsd linux json" ;;
 	nfsd:--log) words="syslog stderr" ;;
 	*:-e | *:-i | *:-P | *:--conf | *:--key | *:--socket | *:-w) COMPREPLY=($(compgen -f -- "$word")); return ;;
-	*:--statedir | *:--hosts-access | nfsd:share) COMPREPLY=($(compgen -d -- "$word")); return ;;
+	*:--pcapng) COMPREPLY=($(compgen -f -- "$word")); return ;;
+	*:--statedir | *:--hosts-access | nfsd:share | nfsd:--export) COMPREPLY=($(compgen -d -- "$word")); return ;;
 	*)
 		case $word in
 		-*) words=$(_nfssvc_options "$program") ;;
 		*)
 			case ${program##*/} in
-			nfsd) words="enable disable start stop restart update status check checkexports verbose share" ;;
+			nfsd) words="enable disable start stop restart update status check checkexports verbose trace share" ;;
 			nfsstat) words="top prom serve check" ;;
 			mountd) words="why convert" COMPREPLY=($(compgen -f -- "$word")) ;;
 			showmount | rpcinfo) COMPREPLY=($(compgen -A hostname -- "$word")) ;;

@@ -85,6 +85,7 @@ class Calls:
 
     def on_gone(self, client: Client) -> None:
         """Hanging up ends what the connection lent and relayed."""
+        self._control.traces.on_gone(client)
         if self._control.mountd is client:
             self._control.mountd = None
         if client in self._lenders:
@@ -243,6 +244,9 @@ class Calls:
             self._control.slots.request(slot, Nfssvc.SUSPEND, msg.body, [],
                                         lambda answer, fds, slot=slot: answered(slot))  # type: ignore[misc]
 
+    def call_trace(self, client: Client, msg: Message, fds: list[int]) -> None:
+        self._control.traces.start(client, msg, fds)
+
     def call_verbose(self, client: Client, msg: Message, fds: list[int]) -> None:
         (step,) = struct.unpack(">i", msg.body)
         self._control.change_verbose(step)
@@ -288,4 +292,5 @@ _CALLS: dict[int, Callable[[Calls, Client, Message, list[int]], None]] = {
     Nfssvc.ZEROSTATS: Calls.call_zerostats, Nfssvc.SRVSTATS: Calls.call_srvstats, Nfssvc.GETFH: Calls.call_getfh,
     Nfssvc.FHOPEN: Calls.call_fhopen, Nfssvc.MOUNTD: Calls.call_mountd, Nfssvc.STATUS: Calls.call_status,
     Nfssvc.WORKERS: Calls.call_workers, Nfssvc.SUSPEND: Calls.call_suspend, Nfssvc.VERBOSE: Calls.call_verbose,
+    Nfssvc.TRACE: Calls.call_trace,
 }

@@ -42,6 +42,7 @@ from .register import Registrar, mappings_of, served
 from .settings import Settings
 from .slots import Slot, Slots
 from .stats import Stats
+from .traces import Traces
 
 ACCEPTS = 64             # connections a listener and turn
 RETRY_S = 0.1            # after a lack of descriptors
@@ -65,6 +66,7 @@ class Control:
         self.n_workers: int = options.workers   # without lent slots
         self.verbose: int = options.verbose
         self.addresses: list[str] = []
+        self.traces = Traces(self)
         self.calls = Calls(self)
         self.call_socket = CallSocket(self.loop, socket.socket(fileno=CALL_FD), options.server_uid,
                                       on_call=self.calls.on_call, on_gone=self.calls.on_gone)
@@ -145,6 +147,7 @@ class Control:
             self._send_table(slot, lambda error, body: None)
         if self.state.words[H_SUSPENDED]:
             self.slots.request(slot, Nfssvc.SUSPEND, b"\0\0\0\1", [], lambda msg, fds: None)
+        self.traces.to_slot(slot)
         for fd in fds[1:]:
             self.slots.request(slot, Nfssvc.ADDSOCK, pack_nfsd_args(NfsdArgs(None, number)), [fd],
                                lambda msg, fds: _warn(msg, f"worker {number}: UDP socket", expected=errno.EEXIST))

@@ -21,9 +21,12 @@ USAGE = ("usage: nfsd [-46Fdrtuv] [-h bindip]... [-n num] [-p port] [-P pidfile]
          "[--socket path] "
          "[--key file] [--user name] [--ready-fd n] [--log syslog|stderr] [--no-portmap] [--conf file] [num]\n"
          "       nfsd [options] enable|disable|start|stop|restart|update|status|check|verbose up|down|checkexports [file]\n"
+         "       nfsd [options] trace [--client addr[/bits]] [--export path] [--user uid] [-c count] [--seconds s] [-s snap]\n"
+         "                            [--json | --pcapng file]\n"
          "       nfsd share dir... [--rw] [--to client] [--as user] [--port n]")
 
-VERBS = ("status", "start", "stop", "restart", "update", "verbose", "checkexports", "enable", "disable", "check", "share")
+VERBS = ("status", "start", "stop", "restart", "update", "verbose", "checkexports", "enable", "disable", "check", "trace",
+         "share")
 
 _SHORT = "46Fadertuvh:n:p:P:V:"
 _LONG = ["statedir=", "socket=", "key=", "ready-fd=", "user=", "log=", "no-portmap", "foreground", "debug", "help", "version",

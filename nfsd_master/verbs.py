@@ -1,4 +1,4 @@
-"""The verbs of macOS' nfsd(8): enable disable start stop restart update status checkexports verbose; and check, share.
+"""The verbs of macOS' nfsd(8): enable disable start stop restart update status checkexports verbose; and check, trace, share.
 
 They find the running server by its call socket (STATUS names the master's pid), whatever pid file it was given; so they act
 on the instance that the same options would start.  Exit status: 0 done, 1 not (not running, or cannot), 64 usage; status: 0 when
@@ -234,6 +234,11 @@ def do_share(options: Options, before: list[str], words: list[str]) -> int:
     return share(words)
 
 
+def do_trace(options: Options, before: list[str], words: list[str]) -> int:
+    from .trace import run  # noqa: PLC0415 loaded by nobody else
+    return run(options, words)
+
+
 def unregister(options: Options) -> int:
     """-d, as FreeBSD: takes our program out of the portmapper and exits; a running server registers again, so there is none."""
     status = status_of(options)
@@ -254,4 +259,5 @@ def unregister(options: Options) -> int:
 _VERBS: dict[str, Verb] = {
     "status": do_status, "start": do_start, "stop": do_stop, "restart": do_restart, "update": do_update, "verbose": do_verbose,
     "checkexports": do_checkexports, "enable": do_enable, "disable": do_disable, "check": do_check, "share": do_share,
+    "trace": do_trace,
 }

@@ -82,6 +82,9 @@ int vn_fsinfo(struct call *c);
 int vn_pathconf(struct call *c);
 int vn_commit(struct call *c);
 
+u32 vn_trace_export(const struct call *c);
+u32 vn_trace_path(const struct call *c, char *out, u32 room);
+
 int vn_getacl(struct call *c);
 int vn_setacl(struct call *c);
 
@@ -105,7 +108,7 @@ void vn_errno_table(const int *);
 """ + "\n".join(line for line in CDEF.splitlines() if line.startswith(_DECLARED))
 
 _SOURCES = ("ident", "fh", "fsid", "gate", "attr", "change", "cold", "facts", "data", "make", "names", "dir", "pool", "drc",
-            "users", "v2", "acl", "removable", "webnfs", "cluster")
+            "users", "v2", "acl", "removable", "webnfs", "cluster", "trace")
 
 ffi = FFI()
 ffi.include(rpc_ffi)
@@ -115,7 +118,7 @@ ffi.set_source(
     SOURCE,
     sources=[f"nfsserver/{name}.c" for name in _SOURCES],
     include_dirs=["nfsserver", "nfssvc_shim", "oncrpc"],
-    depends=["nfsserver/vnode.h", "nfssvc_shim/state.h", "oncrpc/rpc.h", "oncrpc/engine.h"],
+    depends=["nfsserver/vnode.h", "nfssvc_shim/state.h", "oncrpc/rpc.h", "oncrpc/engine.h", "oncrpc/trace.h"],
     define_macros=[("_GNU_SOURCE", "1")],
     py_limited_api=True,
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],

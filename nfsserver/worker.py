@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from oncrpc._rpc import ffi as rpc_ffi
 from oncrpc._rpc import lib as rpc
 
 from nfssvc_shim import state
@@ -33,6 +34,7 @@ from nfssvc_shim.records import (
     unpack_fhopen_args,
     unpack_getfh_args,
     unpack_nfsd_args,
+    unpack_trace_args,
 )
 from oncrpc.server import Limits, Program, Raw, Server
 from oncrpc.xdr import Packer, Unpacker, XdrError
@@ -93,7 +95,9 @@ class Worker:
         self._messages: dict[int, Callable[[Message, list[int]], None]] = {
             Nfssvc.ADDSOCK: self._addsock, Nfssvc.EXPORT: self._export, Nfssvc.GETFH: self._getfh, Nfssvc.FHOPEN: self._fhopen,
             Nfssvc.RELAY: self._add_relay, Nfssvc.STOP: self._stop, Nfssvc.SUSPEND: self._suspend, Nfssvc.VERBOSE: self._verbose,
+            Nfssvc.TRACE: self._trace,
         }
+        rpc.rpc_trace_names(self._server.engine, ffi.addressof(lib, "vn_trace_export"), ffi.addressof(lib, "vn_trace_path"))
 
     # ---- running
 
@@ -384,6 +388,23 @@ class Worker:
     def _verbose(self, msg: Message, fds: list[int]) -> None:
         step = Unpacker(msg.body).unpack_int()
         log.setLevel(max(logging.DEBUG, min(logging.ERROR, log.getEffectiveLevel() - 10 * step)))
+        self._channel.reply(msg)
+
+
+    def _trace(self, msg: Message, fds: list[int]) -> None:
+        """Copies of calls go to the descriptor from now on; without one, no longer."""
+        args = unpack_trace_args(msg.body)
+        if not fds:
+            rpc.rpc_trace_stop(self._server.engine, args.number)
+        else:
+            wanted = rpc_ffi.new("struct rpc_trace_filter *")
+            wanted.family = {AF_INET4: socket.AF_INET, AF_INET6: socket.AF_INET6}.get(args.client.family, 0)
+            wanted.addr[0:len(args.client.packed)] = args.client.packed
+            wanted.prefix, wanted.export_id, wanted.snap = args.prefix, args.expid, args.snap
+            wanted.by_uid, wanted.uid = args.uid is not None, args.uid or 0
+            error = rpc.rpc_trace_start(self._server.engine, args.number, self.slot, os.dup(fds[0]), wanted)
+            if error:
+                raise OSError(-error, "trace")
         self._channel.reply(msg)
 
 

@@ -25,7 +25,7 @@ class Nfssvc(IntEnum):
     RELAY = 0x80000       # control -> mountd, control -> worker: one end of a socket pair for relayed MOUNT calls
     STATUS = 0x100000     # what runs: JSON text with pids, slots, generation, addresses; any local user
     WORKERS = 0x200000    # change the number of workers (nfsd -n N update); root, the server's uid
-    TRACE = 0x400000      # per-request trace of one client or export
+    TRACE = 0x400000      # copies of calls and replies, while the caller's connection lasts; root, the server's uid
     SUSPEND = 0x800000    # FreeBSD SUSPENDNFSD / RESUMENFSD: body u32 1 or 0
     VERBOSE = 0x1000000   # change of the log level: body i32, added to it
     # Inside the server only (master, control half, workers); refused on the call socket.

@@ -23,6 +23,7 @@ MAX_NETS = 65536         # entries of one export; a netgroup can be large
 MAX_EXPORTS = 16384      # places in the shared statistics table
 MAX_FLAVORS = 5          # NX_MAXSECFLAVORS
 MAX_FH = 64              # NFS3_FHSIZE
+MAX_SNAP = 65536         # TRACE_SNAP_MAX of oncrpc/trace.h: two messages and a path fit into one packet
 
 AF_NONE = 0              # families on this wire are our own numbers, not the host's
 AF_INET4 = 1
@@ -393,3 +394,52 @@ def unpack_nfsd_args(body: bytes) -> NfsdArgs:
     name, slot = unpack_address(u), u.unpack_int()
     u.check_end()
     return NfsdArgs(None if name.family == AF_NONE else name, slot)
+
+
+@dataclass(frozen=True, slots=True)
+class TraceArgs:
+    """Body of TRACE: whose calls are copied to the socket (one end of a SOCK_SEQPACKET pair) that rides along.
+
+    client, prefix   a network; AF_NONE: every client
+    uid              as the client sent it; None: every one
+    export           path of an exported directory; b"": all
+    snap             bytes of each message that are copied, 1 to 65536
+    number, expid    set by the control half on the way to the workers; 0 from a caller.  Without a socket: trace `number` ends
+
+    struct trace_args { address client; unsigned prefix; bool by_uid; unsigned uid; string export<4095>; unsigned snap;
+                        unsigned number; unsigned expid; };
+    """
+
+    client: Address = Address(AF_NONE)
+    prefix: int = 0
+    uid: int | None = None
+    export: bytes = b""
+    snap: int = 1024
+    number: int = 0
+    expid: int = 0
+
+
+def pack_trace_args(a: TraceArgs) -> bytes:
+    p = Packer()
+    pack_address(p, a.client)
+    p.pack_uint(a.prefix)
+    p.pack_bool(a.uid is not None)
+    p.pack_uint(a.uid or 0)
+    p.pack_string(a.export)
+    for number in (a.snap, a.number, a.expid):
+        p.pack_uint(number)
+    return bytes(p)
+
+
+def unpack_trace_args(body: bytes) -> TraceArgs:
+    u = Unpacker(body)
+    client, prefix = unpack_address(u), u.unpack_uint()
+    if prefix > len(client.packed) * 8:
+        raise XdrError(f"prefix /{prefix} of {client}")
+    by_uid, uid = u.unpack_bool(), u.unpack_uint()
+    export = u.unpack_string(MAX_PATH)
+    snap, number, expid = u.unpack_uint(), u.unpack_uint(), u.unpack_uint()
+    u.check_end()
+    if not 1 <= snap <= MAX_SNAP:
+        raise XdrError(f"{snap} bytes of each message")
+    return TraceArgs(client, prefix, uid if by_uid else None, check_path(export, absolute=bool(export)), snap, number, expid)

@@ -32,9 +32,11 @@ from nfssvc_shim.records import (
     GetfhArgs,
     Net,
     NfsdArgs,
+    TraceArgs,
     pack_export_args,
     pack_getfh_args,
     pack_nfsd_args,
+    pack_trace_args,
 )
 from nfssvc_shim.state import S_COUNTERS, S_TCPCONN
 from oncrpc.client import Client
@@ -250,7 +252,7 @@ def test_ordinary_user_may_ask_for_counters_and_nothing_else(server: Server) -> 
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=30,
                          env=os.environ | {"NFSSVC_SOCKET": str(server.path)})
     got = dict(line.split() for line in ran.stdout.splitlines())
-    inside = {"SLOT", "STOP", "READY", "LISTEN", "RELAY", "TRACE"}
+    inside = {"SLOT", "STOP", "READY", "LISTEN", "RELAY"}
     assert {name for name, number in got.items() if number == "0"} == {"SRVSTATS", "USERCOUNT", "STATUS"}
     assert {number for name, number in got.items() if number != "0" and name not in inside} == {str(errno.EPERM)}
 
@@ -277,7 +279,8 @@ def test_flags_that_are_no_call_are_einval_and_the_channel_stays(server: Server,
 
 def bodies(server: Server) -> dict[int, bytes]:
     return {Nfssvc.EXPORT: pack_export_args(server.table()), Nfssvc.GETFH: pack_getfh_args(GetfhArgs(EXPID, b"x", LOCAL, ME)),
-            Nfssvc.ADDSOCK: pack_nfsd_args(NfsdArgs(LOCAL)), Nfssvc.WORKERS: b"\0\0\0\2", Nfssvc.SUSPEND: b"\0\0\0\0"}
+            Nfssvc.ADDSOCK: pack_nfsd_args(NfsdArgs(LOCAL)), Nfssvc.WORKERS: b"\0\0\0\2", Nfssvc.SUSPEND: b"\0\0\0\0",
+            Nfssvc.TRACE: pack_trace_args(TraceArgs(LOCAL, 0, 1000, b"/x"))}
 
 
 def test_every_truncation_of_every_body_is_einval(server: Server) -> None:
