@@ -8,7 +8,6 @@ Exit status: 0 after TERM or INT; 1 when it cannot start (one line says why); 2 
 """
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from . import convert, exports, lint, logs, why
+from . import alone, convert, exports, lint, logs, why
 from .options import Options, parse
 from .privsep import missing_rights, set_title, unprivileged_user
 from .service import Service
@@ -52,17 +51,19 @@ def _serve(options: Options) -> int:
     if parsed.errors:
         raise StartError(f"{len(parsed.errors)} errors in the exports; nothing is served")
     _check_user()
-    pidfile = _take_pidfile(options.pidfile)
-    sockets = _bind(options)
     _make_statedir(options.statedir)
+    locked = [_take(Path(options.pidfile) if options.pidfile else None), _take(options.statedir / alone.LOCK)]
+    _check_server(options.socket)
+    sockets = _bind(options)
     if not options.debug:
         _detach(options)
     logs.set_up(options.debug, logging.DEBUG if options.verbose > 1 else logging.INFO)
     set_title("mountd: privileged")
     for line in missing_rights():
         logging.getLogger(__name__).warning("%s", line)
-    if pidfile is not None:
-        os.pwrite(pidfile, b"%d\n" % os.getpid(), 0)
+    for fd in locked:
+        if fd >= 0:
+            os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     service = Service(options, sockets, parsed.entries)
     service.start()
     service.loop.run()
@@ -101,20 +102,21 @@ def _make_statedir(path: Path) -> None:
         raise StartError(f"{path}: must belong to uid {os.geteuid()} and not be writable for everyone")
 
 
-def _take_pidfile(path: str) -> int | None:
-    """The locked pid file; StartError names who holds it."""
-    if not path:
-        return None
+def _take(path: Path | None) -> int:
+    """The locked file `path`, -1 without one; StartError names who holds it."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-        raise StartError(f"{path}: mountd runs already, pid {holder or 'unknown'}") from None
+        return -1 if path is None else alone.lock(path)
+    except alone.Taken as exc:
+        raise StartError(str(exc)) from None
     except OSError as exc:
         raise StartError(f"{path}: {exc.strerror}") from None
-    os.ftruncate(fd, 0)
-    return fd
+
+
+def _check_server(path: str) -> None:
+    try:
+        alone.check_server(path)
+    except alone.Taken as exc:
+        raise StartError(str(exc)) from None
 
 
 def _detach(options: Options) -> None:

@@ -13,6 +13,8 @@ from .callsock import default_path
 from .exports import default_files
 from .exports_model import Dialect
 
+NFS_PORT = 2049           # nfsd's, unless it is told another
+
 _EX_NAMES = {name.lower(): bit for name, bit in Ex.__members__.items()}
 
 
@@ -58,7 +60,7 @@ def parse(argv: list[str]) -> Options:
         always |= _EX_NAMES[name]
     always |= (Ex.CROSSMNT if a.crossmnt else Ex(0)) | (Ex.REGULAR if a.regular else Ex(0))
     return Options(
-        files=tuple(a.files), debug=a.debug, port=a.port, hosts=tuple(a.hosts),
+        files=tuple(a.files), debug=a.debug, port=a.port or (NFS_PORT if a.relay_only else 0), hosts=tuple(a.hosts),
         reserved=not (a.n or a.ports_any), log_mounts=a.log, test=a.test, hide=a.hide,
         hosts_access=a.hosts_access, listen=not a.relay_only,
         transports=("tcp",) if a.tcp_only else ("udp", "tcp"), register=not a.no_portmap, portmap_port=a.portmap_port,
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-v", dest="verbose", action="count", default=0, help="log more")
     p.add_argument("-n", action="store_true", help="take MOUNT and NFS calls from any source port, whatever the file says")
     p.add_argument("--ports-any", action="store_true", help="the same as -n")
-    p.add_argument("-p", dest="port", type=_port, default=0, help="port (0: any); with --relay-only the one to register")
+    p.add_argument("-p", dest="port", type=_port, default=0, help="port (0: any); with --relay-only nfsd's, to register (2049)")
     p.add_argument("-h", dest="hosts", action="append", default=[], metavar="bindip", help="address to serve, repeatable")
     p.add_argument("-r", dest="regular", action="store_true", help="regular files may be exported")
     p.add_argument("-A", "-e", "-S", dest="_ignored", action="store_true", help="of FreeBSD: no effect")

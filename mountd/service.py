@@ -197,7 +197,7 @@ class Service:
         if self._ready or not (self._registered and self._in_force and self._network_serves):
             return
         self._ready = True
-        log.info("serving on port %d", self.sockets.port or self.o.port)
+        log.info("serving %s port %d", "on" if self.sockets.port else "what nfsd relays from", self.sockets.port or self.o.port)
         if self.o.ready_fd >= 0:
             try:
                 os.write(self.o.ready_fd, b"READY %d\n" % (self.sockets.port or self.o.port))

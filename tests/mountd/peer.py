@@ -1,10 +1,11 @@
 """The server's end of the call socket, for tests of mountd alone: it takes tables, gives handles, and relays calls.
 
-It runs in a thread of the test, on a real SOCK_SEQPACKET socket; what it saw is in `tables`.
+It runs in threads of the test, on a real SOCK_SEQPACKET socket; what it saw is in `tables`.
 """
 from __future__ import annotations
 
 import errno
+import json
 import socket
 import threading
 from collections.abc import Callable
@@ -33,12 +34,14 @@ class Peer:
         self.asked: list[GetfhArgs] = []
         self.getfh = getfh
         self.refuse = 0
+        self.mountd: int | None = None    # who STATUS says is the server's mountd
         self._changed = threading.Condition()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
         self._listener.listen(4)
         self._path = path
         self._channel: Channel | None = None
+        self._asking: list[threading.Thread] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
@@ -48,16 +51,23 @@ class Peer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
-            self._channel = Channel(sock)
-            try:
-                while True:
-                    message, _ = self._channel.recv()
-                    self._answer(message)
-            except (EOFError, OSError):
-                sock.close()
+            self._asking.append(threading.Thread(target=self._connection, args=(sock,), daemon=True))
+            self._asking[-1].start()
 
-    def _answer(self, message: Message) -> None:
-        assert self._channel is not None
+    def _connection(self, sock: socket.socket) -> None:
+        channel = Channel(sock)
+        try:
+            while True:
+                message, _ = channel.recv()
+                self._answer(message, channel)
+        except (EOFError, OSError):
+            sock.close()
+
+    def _answer(self, message: Message, channel: Channel) -> None:
+        if message.flag == Nfssvc.STATUS:
+            channel.reply(message, json.dumps({"mountd": self.mountd}).encode())
+            return
+        self._channel = channel
         if message.flag == Nfssvc.GETFH:
             args = unpack_getfh_args(message.body)
             self.asked.append(args)
@@ -98,6 +108,7 @@ class Peer:
                 self._channel.sock.shutdown(socket.SHUT_RDWR)
             except OSError as exc:
                 assert exc.errno in (errno.ENOTCONN, errno.EBADF)
-        self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive()
+        for thread in (self._thread, *self._asking):
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive()
         self._path.unlink()

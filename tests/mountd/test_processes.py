@@ -62,6 +62,37 @@ def test_taken_port_is_said_in_one_line(mountd: Mountd, tree: Path) -> None:
     assert f"port {port}" in ended.stderr
 
 
+def test_second_mountd_is_refused_in_one_line(mountd: Mountd, tree: Path) -> None:
+    """In the same state directory, and for the same server: it would answer by another table.  The first goes on."""
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    assert mountd.peer is not None
+    mountd.peer.mountd = mountd.pid
+    other = str(mountd.directory / "other")
+    for words, place in (((), f"{mountd.state}/mountd.lock"), (("--statedir", other), str(mountd.socket))):
+        command = mountd.command("--no-portmap", "-h", "127.0.0.1", *words)
+        ended = subprocess.run(command, cwd=TREE, capture_output=True, text=True, timeout=15, check=False)
+        assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+        assert place in ended.stderr
+        assert f"pid {mountd.pid}" in ended.stderr
+    assert len(mountd.peer.tables) == 1
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+
+
+def test_mountd_that_was_killed_does_not_keep_the_next_one_out(mountd: Mountd, tree: Path) -> None:
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    assert mountd.process is not None
+    mountd.process.kill()
+    mountd.process.wait()
+    mountd.process = None
+    mountd.start(f"{tree}/a *(ro,insecure)\n")
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+
+
+def test_relayed_only_says_whose_port_it_serves(mountd: Mountd, tree: Path) -> None:
+    mountd.start(f"{tree}/a *(ro,insecure)\n", "--relay-only", loopback=False)
+    assert "serving what nfsd relays from port 2049" in mountd.log()
+
+
 def test_hup_with_an_error_keeps_the_old_table(mountd: Mountd, tree: Path) -> None:
     """F13: the last good table stays whole, each error is in the log with file, line and column."""
     mountd.start(f"{tree}/a *(ro,insecure)\n")
