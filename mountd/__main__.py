@@ -64,6 +64,8 @@ def _serve(options: Options) -> int:
     for fd in locked:
         if fd >= 0:
             os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    for address in sorted(sockets.absent):
+        log.warning("%s is no address of this machine now; it is served when it is", address)
     service = Service(options, sockets, parsed.entries)
     service.start()
     service.loop.run()

@@ -1,8 +1,9 @@
 """The privileged half of mountd, and the start and the end of the others.
 
 Theory of operation.  One loop.  Children: the network half (answers the net, holds nothing), the resolver (asks DNS, holds
-nothing), the registrar (talks to the port mapper).  Each has one socket pair to here and ends when that closes; one that dies is
-started again after a second.
+nothing), the registrar (talks to the port mapper), and where the files have names or interfaces the watcher of the machine's
+addresses: when one comes or goes, names are asked again and the table is made again.  Each has one socket pair to here and ends
+when that closes; one that dies is started again after a second.
 
 The table: `entries` (from the files) and `names` (answers so far) make a Table.  push() sends it to the server by NFSSVC_EXPORT;
 once the server says that all its workers enforce it, it is `broker.table`, and MNT is answered by it.  One push at a time; what
@@ -30,7 +31,7 @@ from oncrpc.message import AcceptStat
 from oncrpc.server import Server
 from oncrpc.xdr import Unpacker, XdrError
 
-from . import exports, network, registrar
+from . import exports, network, registrar, watch
 from .atomic import read_file, write_file
 from .broker import Answer, Broker
 from .callsock import CallSocket
@@ -81,6 +82,7 @@ class Service:
         self.stopping = False
         self._channel_conn = 0
         self._registrar: tuple[socket.socket, int] | None = None
+        self._watcher: tuple[socket.socket, int] | None = None
         self._registered = not options.register
         self._in_force = self._ready = False
         self._server_has_table = self._network_serves = False
@@ -115,6 +117,7 @@ class Service:
     def end(self) -> None:
         """Ends the children and waits for them; the registrar unregisters first."""
         self._close_registrar()
+        self._close_watcher()
         self.helper.stop()
         self._close_network()
         deadline = time.monotonic() + 4.0
@@ -193,6 +196,34 @@ class Service:
         self._registered = True  # or tried: mountd serves without a port mapper
         self._maybe_ready()
 
+    def _start_watcher(self) -> None:
+        """Where addresses matter, and once: 25 MB that a file of networks does not need."""
+        if self.stopping or self._watcher is not None or not watched(self.entries):
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        empty = empty_directory(self.o.statedir) if os.geteuid() == 0 else None
+        with watch.listen() as events:
+            pid = fork_child("mountd: addresses", [theirs.fileno(), events.fileno()], lambda: watch.serve(theirs, events, empty))
+        theirs.close()
+        self.children[pid] = self._start_watcher
+        self._watcher = ours, self.loop.on_readable(ours.fileno(), self._addresses_changed)
+
+    def _close_watcher(self) -> None:
+        if self._watcher is not None:
+            self.loop.close(self._watcher[1])
+            self._watcher[0].close()
+            self._watcher = None
+
+    def _addresses_changed(self) -> None:
+        what = self._watcher[0].recv(watch.MAX_PACKET) if self._watcher is not None else b""
+        if not what:
+            self._close_watcher()
+            return
+        log.info("the machine's addresses changed: %s", printable(what))
+        self.names.ask_again()
+        self._ask(questions(self.entries))
+        self.push()
+
     def _maybe_ready(self) -> None:
         if self._ready or not (self._registered and self._in_force and self._network_serves):
             return
@@ -222,6 +253,7 @@ class Service:
 
     def _loaded(self) -> None:
         """New entries: asks for their names, and pushes when all are known or the wait is over."""
+        self._start_watcher()
         wanted = questions(self.entries)
         self.names.forget(wanted)
         if any(client.kind.name == "WILDCARD" for entry in self.entries for client in entry.clients):
@@ -426,6 +458,11 @@ class Service:
             if self._first_mistake:
                 log.error("%s: %s", exc.filename, exc.strerror)
             self._first_mistake = False
+
+
+def watched(entries: Iterable[Entry]) -> bool:
+    """Whether a table of `entries` depends on the machine's network: by a name, or by an interface."""
+    return any(client.name or client.scope for entry in entries for client in entry.clients)
 
 
 def _handle(error: int, body: bytes) -> tuple[int, bytes]:

@@ -6,17 +6,21 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from oncrpc.addresses import bind_early
+
 TRIES = 20                # to find a port that is free for all, when any will do
 
 
 @dataclass(slots=True)
 class Sockets:
-    """Bound, not yet listening.  netids: those with a wildcard or other non-loopback address, for the port mapper."""
+    """Bound, not yet listening.  netids: those with a wildcard or other non-loopback address, for the port mapper.
+    absent: addresses that the machine does not have now."""
 
     port: int = 0
     streams: list[socket.socket] = field(default_factory=list)
     datagrams: list[socket.socket] = field(default_factory=list)
     netids: list[str] = field(default_factory=list)
+    absent: set[str] = field(default_factory=set)
 
     def close(self) -> None:
         for sock in (*self.streams, *self.datagrams):
@@ -55,7 +59,11 @@ def _bind(sockets: Sockets, address: str, transport: str, *, optional: bool) -> 
         if transport == "tcp":
             # Not on UDP: there it would let a second server take our calls.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((address, sockets.port))
+        wildcard = address in ("0.0.0.0", "::")
+        if wildcard:
+            sock.bind((address, sockets.port))
+        elif not bind_early(sock, address, sockets.port):
+            sockets.absent.add(address)
     except OSError as exc:
         sock.close()
         if optional and exc.errno == errno.EADDRNOTAVAIL:

@@ -13,6 +13,9 @@ import ipaddress
 import socket
 from dataclasses import dataclass, field
 
+from oncrpc.addresses import bind_early
+
+from . import log
 from .holder import who_holds
 from .options import Options
 from .paths import StartError
@@ -130,7 +133,7 @@ def _why(exc: OSError, kind: str, address: str, port: int) -> str:
 def _free_port(options: Options) -> int:
     first = binds_of(options)[0] if binds_of(options) else Bind(socket.AF_INET, "0.0.0.0", True)
     with socket.socket(first.family, socket.SOCK_STREAM) as sock:
-        sock.bind((first.host, 0))
+        _bind(sock, first, 0)
         return int(sock.getsockname()[1])
 
 
@@ -173,11 +176,20 @@ def _socket(bind: Bind, kind: int) -> socket.socket:
     return sock
 
 
+def _bind(sock: socket.socket, bind: Bind, port: int) -> bool:
+    """Whether the machine has the address now; one that was named is bound anyhow."""
+    if bind.wildcard:
+        sock.bind((bind.host, port))
+        return True
+    return bind_early(sock, bind.host, port)
+
+
 def _tcp(bind: Bind, port: int) -> socket.socket:
     sock = _socket(bind, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((bind.host, port))
+        if not _bind(sock, bind, port):
+            log.logger.warning("%s is no address of this machine now; it is served when it is", bind.host)
         sock.listen(BACKLOG)
     except OSError:
         sock.close()
@@ -191,7 +203,7 @@ def _udp(bind: Bind, port: int, *, joins: bool) -> socket.socket:
     try:
         if joins:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((bind.host, port))
+        _bind(sock, bind, port)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER)
     except OSError:

@@ -19,6 +19,7 @@ import sys
 import syslog
 from dataclasses import dataclass, field
 
+from oncrpc.addresses import bind_early
 from oncrpc.client import RpcTimeout
 from oncrpc.hosts_access import HostsAccess
 from oncrpc.message import RpcError
@@ -218,7 +219,10 @@ def _bind_host(sockets: Sockets, host: str) -> None:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if kind == socket.SOCK_STREAM:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((host, sockets.port))
+            if host in ("0.0.0.0", "::", "::1"):
+                sock.bind((host, sockets.port))
+            elif not bind_early(sock, host, sockets.port) and kind == socket.SOCK_STREAM:
+                log.warning("%s is no address of this machine now; it is served when it is", host)
         except OSError as exc:
             sock.close()
             if host in ("::", "::1") and exc.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):

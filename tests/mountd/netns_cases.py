@@ -17,7 +17,7 @@ from mountd.mount import MOUNT_PROGRAM, Proc
 from mountd.showmount import unpack_exports
 from oncrpc.client import Client
 from oncrpc.message import AcceptStat, RpcError, pack_call
-from oncrpc.pmap import Rpcbind
+from oncrpc.pmap import Pmap, Rpcbind
 
 from .conftest import TREE, Mountd, string, wait_until
 from .peer import DEADLINE_S
@@ -160,6 +160,59 @@ def test_netgroups_are_their_hosts_and_never_everyone(mountd: Mountd, tree: Path
     mountd.start(f"{tree}/a -ro lab\n{tree}/b open\n", "-n", "--dialect", "bsd")
     assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
     assert mountd.mnt(os.fsencode(tree / "b"))[0] == 13
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+def test_address_of_h_is_served_from_when_it_comes(mountd: Mountd, tree: Path) -> None:
+    """mountd and portmap started before the network; the address goes and comes back.  The log says what is awaited."""
+    late = "203.0.113.5"
+    with portmap(111, "-h", late):
+        mountd.start(f"{tree}/a *(ro,insecure)\n", "-h", late, loopback=False)
+        assert f"{late} is no address of this machine now" in mountd.log()
+        for _ in range(2):
+            ip("addr", "add", f"{late}/32", "dev", "lo")
+            assert mountd.mnt(os.fsencode(tree / "a"), host=late)[0] == 0
+            assert mountd.mnt(os.fsencode(tree / "a"), host=late, udp=True)[0] == 0
+            with Pmap(late, port=111, timeout_s=DEADLINE_S) as mapper:
+                mapper.null()
+            ip("addr", "del", f"{late}/32", "dev", "lo")
+            with pytest.raises(OSError, match=r"unreachable|timed out"):
+                mountd.mnt(os.fsencode(tree / "a"), host=late)
+
+
+def test_interface_of_an_entry_comes_and_goes(mountd: Mountd, tree: Path) -> None:
+    """fe80::%late0/64 matches nobody without late0, its own network while it is there, and nobody afterwards."""
+    mountd.start(f"{tree}/a fe80::%late0/64(ro,insecure)\n{tree}/b *(ro,insecure)\n")
+    assert mountd.peer is not None
+
+    def scopes() -> list[int]:
+        assert mountd.peer is not None
+        return [net.address.scope for export in mountd.peer.tables[-1] for net in export.nets if net.address.scope]
+
+    assert scopes() == []
+    ip("link", "add", "late0", "type", "veth", "peer", "name", "late1")
+    wait_until(lambda: scopes() == [socket.if_nametoindex("late0")], "the interface in the table", mountd.log)
+    ip("link", "del", "late0")
+    wait_until(lambda: scopes() == [], "the interface gone from the table", mountd.log)
+    mountd.wait_log("addresses changed: -late0 (interface ")
+
+
+def test_names_are_asked_again_when_the_network_comes_up(mountd: Mountd, tree: Path) -> None:
+    """The name server is not to be reached at boot; nobody waits until the retry is due."""
+    Path("/etc/nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
+    mountd.start(f"{tree}/a good.example.org(ro,insecure)\n")
+    assert mountd.mnt(os.fsencode(tree / "a"))[0] == 13
+    dns = Dns()
+    try:
+        ip("addr", "add", "203.0.113.6/32", "dev", "lo")
+        mountd.wait_log("addresses changed: ")
+        wait_until(lambda: mountd.mnt(os.fsencode(tree / "a"))[0] == 0, "the name is known", mountd.log)
+    finally:
+        dns.close()
+        ip("addr", "del", "203.0.113.6/32", "dev", "lo")
 
 
 class Dns:

@@ -21,11 +21,11 @@ AGAIN_S = 5.0  # issue: registered again within 5 s
 
 
 @contextmanager
-def portmap(port: int) -> Iterator[int]:
+def portmap(port: int, *options: str) -> Iterator[int]:
     """A portmap of ours on 127.0.0.1; yields its port."""
     read, write = os.pipe()
     process = subprocess.Popen([sys.executable, "-m", "portmap", "-d", "-h", "127.0.0.1", "-p", str(port), "-s", "none",
-                                "--ready-fd", str(write)], cwd=TREE, pass_fds=[write], stderr=subprocess.DEVNULL)
+                                "--ready-fd", str(write), *options], cwd=TREE, pass_fds=[write], stderr=subprocess.DEVNULL)
     os.close(write)
     try:
         assert select.select([read], [], [], DEADLINE_S)[0]
