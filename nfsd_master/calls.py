@@ -76,6 +76,8 @@ class Calls:
             raise OSError(errno.EINVAL, f"flag {msg.flag:#x}")
         if not self._control.call_socket.may(client, msg.flag):
             raise OSError(errno.EPERM, f"flag {msg.flag:#x} for uid {client.uid}")
+        if not _body_fits(msg):
+            raise OSError(errno.EINVAL, f"{len(msg.body)} bytes with flag {msg.flag:#x}")
         if self._control.stopping and msg.flag not in (Nfssvc.SRVSTATS, Nfssvc.STATUS):
             raise OSError(errno.ESHUTDOWN, "stopping")
         call(self, client, msg, fds)
@@ -255,6 +257,9 @@ class Calls:
     # ---- statistics
 
     def call_srvstats(self, client: Client, msg: Message, fds: list[int]) -> None:
+        if msg.body:
+            self._reply(client, msg, self._control.stats.sums())
+            return
         slots = sorted(self._control.slots.slots.values(), key=lambda s: s.number)
         self._reply(client, msg, self._control.stats.srvstats(slots))
 
@@ -294,3 +299,14 @@ _CALLS: dict[int, Callable[[Calls, Client, Message, list[int]], None]] = {
     Nfssvc.WORKERS: Calls.call_workers, Nfssvc.SUSPEND: Calls.call_suspend, Nfssvc.VERBOSE: Calls.call_verbose,
     Nfssvc.TRACE: Calls.call_trace,
 }
+
+_WITHOUT_BODY = frozenset((Nfssvc.NFSD, Nfssvc.EXPORTSTATS, Nfssvc.USERSTATS, Nfssvc.USERCOUNT, Nfssvc.ZEROSTATS, Nfssvc.MOUNTD,
+                           Nfssvc.STATUS))
+_SUMS_ALONE = struct.pack(">I", 1)  # SRVSTATS without the workers' rows
+
+
+def _body_fits(msg: Message) -> bool:
+    """False: there is a body where the call takes none.  The calls that take one look at it themselves."""
+    if msg.flag == Nfssvc.SRVSTATS:
+        return msg.body in (b"", _SUMS_ALONE)
+    return not msg.body or msg.flag not in _WITHOUT_BODY

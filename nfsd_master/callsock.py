@@ -2,6 +2,9 @@
 
 Every local process may connect; rights come from SO_PEERCRED, which the kernel took at connect(2).  A peer that breaks the
 protocol, that does not read its answers, or that is one of too many of its user loses its connection and hurts nobody else.
+
+A new connection is in the hands of nfssvc_shim/answer.c, which answers what needs only the counters, until it asks for something
+else: then it comes here, with that question unread.
 """
 from __future__ import annotations
 
@@ -11,15 +14,18 @@ import socket
 import struct
 from collections.abc import Callable
 
+from nfssvc_shim._nfssvc import ffi as _ffi
+from nfssvc_shim._nfssvc import lib as _lib
+
 from nfssvc_shim.channel import Channel, Message, ProtocolError
 from nfssvc_shim.flags import Nfssvc
+from nfssvc_shim.state import State
 
 from . import log
 from .loop import Loop
 
 MAX_CLIENTS = 512        # connections of all users; the descriptors of a few hundred more stay for TCP connections in passing
 MAX_OF_USER = 64         # of one user other than root and the server's: the oldest goes
-ACCEPTS = 16             # a turn: others wait no longer than this takes
 RETRY_S = 0.1            # after a lack of descriptors
 _UCRED = struct.Struct("3i")
 _EVERYONE = frozenset((Nfssvc.SRVSTATS, Nfssvc.USERCOUNT, Nfssvc.STATUS))
@@ -48,7 +54,7 @@ class CallSocket:
     """on_call(client, message, fds): a permitted or refused call is on_call's to answer; `fds` are its to close.
     on_gone(client): the connection has ended."""
 
-    def __init__(self, loop: Loop, listener: socket.socket, server_uid: int, *,
+    def __init__(self, loop: Loop, listener: socket.socket, server_uid: int, state: State, *,
                  on_call: Callable[[Client, Message, list[int]], None], on_gone: Callable[[Client], None]) -> None:
         self._loop, self._listener = loop, listener
         self._on_call, self._on_gone = on_call, on_gone
@@ -57,7 +63,12 @@ class CallSocket:
         self._clients: dict[int, Client] = {}
         self._last = 0
         listener.setblocking(False)
-        loop.watch(listener.fileno(), self._accept)
+        self._handed, self._error = _ffi.new("int[]", _lib.ANSWER_ROOM), _ffi.new("int *")
+        self._words = _ffi.from_buffer("uint64_t[]", state.map)  # lives as long as we do
+        self._first_hand = _lib.answer_open(self._words, listener.fileno())
+        if self._first_hand < 0:
+            raise OSError(-self._first_hand, os.strerror(-self._first_hand), "call socket")
+        loop.watch(self._first_hand, self._turn)
 
     def may(self, client: Client, flag: int) -> bool:
         return client.uid in self._admins or flag in _EVERYONE or self._special.get(client.uid) == flag
@@ -66,22 +77,27 @@ class CallSocket:
         return list(self._clients.values())
 
     def stop_accepting(self) -> None:
-        self._loop.forget(self._listener.fileno())
+        self._loop.forget(self._first_hand)
+        self._first_hand = -1
+        self._take(_lib.answer_close(self._handed))
 
     # ---- connections
 
-    def _accept(self) -> None:
-        for _ in range(ACCEPTS):
-            try:
-                sock, _address = self._listener.accept()
-            except BlockingIOError:
-                return
-            except OSError as exc:
-                log.logger.warning("call socket: accept: %s", exc.strerror)
-                self._loop.forget(self._listener.fileno())
-                self._loop.call_later(RETRY_S, lambda: self._loop.watch(self._listener.fileno(), self._accept))
-                return
-            self._add(sock)
+    def _turn(self) -> None:
+        self._take(_lib.answer_turn(self._handed, self._error))
+        if self._error[0]:
+            log.logger.warning("call socket: accept: %s", os.strerror(self._error[0]))
+            _lib.answer_listen(0)
+            self._loop.call_later(RETRY_S, self._listen_again)
+
+    def _listen_again(self) -> None:
+        if self._first_hand >= 0:
+            _lib.answer_listen(1)
+
+    def _take(self, handed: int) -> None:
+        """The first `handed` descriptors of the array are ours; most have a message that waits."""
+        for fd in _ffi.unpack(self._handed, handed) if handed else ():
+            self._add(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, fileno=fd))
 
     def _add(self, sock: socket.socket) -> None:
         self._last += 1
@@ -93,6 +109,7 @@ class CallSocket:
             self._evict()
         self._clients[client.number] = client
         self._loop.watch(sock.fileno(), lambda: self._read(client))
+        self._read(client)
 
     def _evict(self) -> None:
         """The oldest one that is not an administrator's, else the oldest."""

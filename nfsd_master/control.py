@@ -68,7 +68,7 @@ class Control:
         self.addresses: list[str] = []
         self.traces = Traces(self)
         self.calls = Calls(self)
-        self.call_socket = CallSocket(self.loop, socket.socket(fileno=CALL_FD), options.server_uid,
+        self.call_socket = CallSocket(self.loop, socket.socket(fileno=CALL_FD), options.server_uid, self.state,
                                       on_call=self.calls.on_call, on_gone=self.calls.on_gone)
         self.mountd: Client | None = None
         self.stopping = False

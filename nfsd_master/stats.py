@@ -49,7 +49,7 @@ USER_RECORD = struct.Struct("=BI128sQQQqq")
 SLOT_HEADER = struct.Struct("=4I")
 _COUNT = struct.Struct("=I")
 _AF = {1: 2, 2: 30}          # our families -> macOS' AF_INET, AF_INET6
-USER_IDLE_S = 7200           # as macOS: a user is active so long after his last call
+USER_IDLE_S = int(_lib.USER_IDLE_S)
 
 
 class Stats:
@@ -57,7 +57,7 @@ class Stats:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._words = _ffi.from_buffer("uint64_t[]", state.words)
+        self._words = _ffi.from_buffer("uint64_t[]", state.map)
 
     def srvstats(self, slots: Iterable[Slot]) -> bytes:
         """488 bytes of nfsrvstats; then ours: u32 n, and for each running slot SLOT_HEADER and its SLOT_WORDS words."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ["copy.c", "xdr.c", "records.c", "channel.c", "nfssvc.c", "stats.c"]
+SOURCES = ["copy.c", "xdr.c", "records.c", "channel.c", "nfssvc.c", "stats.c", "answer.c"]
 
 ffi = FFI()
 ffi.cdef("""
@@ -27,12 +27,18 @@ ffi.cdef("""
     void stats_row(const uint64_t *state, unsigned slot, uint64_t *words);
     void stats_zero(uint64_t *state, uint64_t now_ns);
     uint32_t stats_usercount(const uint64_t *state, uint64_t since_s);
+    #define USER_IDLE_S ...
+    #define ANSWER_ROOM ...
+    int answer_open(const uint64_t *state, int listener);
+    int answer_listen(int on);
+    int answer_turn(int *handed, int *accept_error);
+    int answer_close(int *handed);
 """)
 # Paths relative to the root: setuptools wants them so.
 ffi.set_source(
-    "nfssvc_shim._nfssvc", '#include <stdlib.h>\n#include "nfssvc.h"\n#include "stats.h"\n',
+    "nfssvc_shim._nfssvc", '#include <stdlib.h>\n#include "nfssvc.h"\n#include "stats.h"\n#include "answer.h"\n',
     sources=[f"nfssvc_shim/{name}" for name in SOURCES], include_dirs=["nfssvc_shim"],
-    depends=["nfssvc_shim/nfssvc.h", "nfssvc_shim/wire.h", "nfssvc_shim/stats.h", "nfssvc_shim/state.h"],
+    depends=["nfssvc_shim/nfssvc.h", "nfssvc_shim/wire.h", "nfssvc_shim/stats.h", "nfssvc_shim/answer.h", "nfssvc_shim/state.h"],
     extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-fvisibility=hidden"],
     py_limited_api=True,
 )

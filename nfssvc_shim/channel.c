@@ -4,7 +4,6 @@
  * privilege up asks without it, and nothing is left in the process that fork(2) or closefrom(3) could upset.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -19,18 +18,11 @@
 
 #include "wire.h"
 
-#define MAGIC 0x4E465356u
-#define VERSION 1u
 #define MAX_INLINE 65536u
 #define MAX_BODY (64u << 20)
-#define BY_MEMFD 0x80000000u
 #define SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define SERIAL 1u     /* one request a connection */
 #define DEADLINE_S 60 /* longer than the server takes to fence a stuck worker; NFSD alone waits for ever */
-
-struct header { uint32_t magic, version, flag, serial, error, length; };
-
-#define be(v) htonl(v) /* both ways */
 
 /* ---- where the server is */
 

@@ -156,7 +156,8 @@ static int give_record(const unsigned char *data, size_t len, size_t want, const
 static int statistics(unsigned flag, const void *argp)
 {
 	struct iovec iov[2];
-	struct nfssvc_msg msg = { 0 };
+	uint32_t alone = be(SUMS_ALONE);
+	struct nfssvc_msg msg = { .body = &alone, .body_len = flag == W_SRVSTATS ? sizeof alone : 0 };
 	int err = nfssvc_copyin(iov, argp, sizeof iov);
 	if (!err)
 		err = nfssvc_exchange(NULL, flag, &msg);

@@ -104,19 +104,19 @@ _HEAD = struct.Struct("=8sII16sQ")
 
 
 class State:
-    """The mapped file.  Words are read and written through `words`, a memoryview of 64-bit numbers."""
+    """The mapped file.  Words are read and written through `words`, a memoryview of 64-bit numbers; C code gets `map`."""
 
     def __init__(self, fd: int) -> None:
         """Maps the file behind `fd` (which stays the caller's).  Raises ValueError when it is not a state file of this layout."""
-        self._map = mmap.mmap(fd, SIZE)
-        if self._map[: _HEAD.size] != _header():
-            self._map.close()
+        self.map = mmap.mmap(fd, SIZE)
+        if self.map[: _HEAD.size] != _header():
+            self.map.close()
             raise ValueError("not a state file of this layout and boot")
-        self.words = memoryview(self._map).cast("B").cast("Q")
+        self.words = memoryview(self.map).cast("B").cast("Q")
 
     def close(self) -> None:
         self.words.release()
-        self._map.close()
+        self.map.close()
 
     def slot(self, number: int) -> memoryview:
         start = OFF_SLOTS // 8 + number * SLOT_WORDS

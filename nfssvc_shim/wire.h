@@ -1,12 +1,22 @@
 /* wire.h: what the files of libnfssvc share and its users do not see.  Functions return 0 or an errno. */
 #ifndef NFSSVC_WIRE_H
 #define NFSSVC_WIRE_H
+#include <arpa/inet.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #include "nfssvc.h"
 
 #define API __attribute__((visibility("default")))
+
+/* What a message begins with: PROTOCOL.md, section 2. */
+#define MAGIC 0x4E465356u
+#define VERSION 1u
+#define BY_MEMFD 0x80000000u
+#define be(v) htonl(v) /* both ways */
+struct header { uint32_t magic, version, flag, serial, error, length; };
+
+#define SUMS_ALONE 1u /* body of SRVSTATS: the 488 bytes without the workers' rows */
 
 /* Flags on the wire: nfssvc_shim/flags.py has the list. */
 enum {

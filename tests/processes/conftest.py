@@ -7,6 +7,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -70,8 +71,10 @@ class Nfsd:
 
     def connect(self) -> Channel:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        sock.settimeout(DEADLINE_S)
+        # A connect(2) that does not block fails while the backlog is full; this one waits.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", int(DEADLINE_S), 0))
         sock.connect(str(self.socket))
+        sock.settimeout(DEADLINE_S)
         return Channel(sock)
 
     def call(self, flag: int, body: bytes = b"", fds: tuple[int, ...] = ()) -> bytes:

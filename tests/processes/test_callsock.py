@@ -56,6 +56,51 @@ def test_srvstats_begin_with_the_488_bytes_of_macos(nfsd):
     assert len(body) == 488 + 4 + 2 * (16 + 2048 * 8)
 
 
+# ---- the first hand: counters without a turn of Python
+
+SUMS = struct.pack(">I", 1)
+
+
+def test_srvstats_without_the_rows_are_488_bytes(nfsd):
+    assert nfsd.call(Nfssvc.SRVSTATS, SUMS) == nfsd.call(Nfssvc.SRVSTATS)[:488]
+
+
+def test_a_connection_may_ask_for_counters_then_for_something_else_and_for_counters_again(nfsd):
+    channel = nfsd.connect()
+    for flag, body, size in ((Nfssvc.SRVSTATS, SUMS, 488), (Nfssvc.USERCOUNT, b"", 4), (Nfssvc.EXPORTSTATS, b"", 12),
+                             (Nfssvc.USERCOUNT, b"", 4), (Nfssvc.SRVSTATS, SUMS, 488)):
+        assert len(channel.call(flag, body)[0]) == size
+    channel.close()
+
+
+def test_questions_sent_at_once_are_all_answered(nfsd):
+    channel = nfsd.connect()
+    asked = [(Nfssvc.USERCOUNT, b""), (Nfssvc.SRVSTATS, SUMS), (Nfssvc.STATUS, b""), (Nfssvc.USERCOUNT, b"")] * 3
+    for serial, (flag, body) in enumerate(asked, 1):
+        channel.send(Message(flag, serial, body))
+    assert sorted(channel.recv()[0].serial for _ in asked) == list(range(1, len(asked) + 1))
+    channel.close()
+
+
+@pytest.mark.parametrize("flag, body", [(Nfssvc.SRVSTATS, b"\0\0\0\2"), (Nfssvc.SRVSTATS, b"\0\0\0\1\0"),
+                                        (Nfssvc.SRVSTATS, b"\0\0\1"), (Nfssvc.USERCOUNT, b"\0\0\0\1"),
+                                        (Nfssvc.ZEROSTATS, b"x"), (Nfssvc.STATUS, b"{}"),
+                                        (Nfssvc.EXPORTSTATS, b"\0"), (Nfssvc.USERSTATS, bytes(70000)), (Nfssvc.MOUNTD, b"0")])
+def test_a_body_where_there_should_be_none_is_einval(nfsd, flag, body):
+    with pytest.raises(OSError) as error:
+        nfsd.call(flag, body)
+    assert error.value.errno == errno.EINVAL
+
+
+def test_silent_peers_keep_nobody_from_asking(nfsd):
+    silent = [nfsd.connect() for _ in range(200)]
+    for _ in range(3):
+        assert len(nfsd.call(Nfssvc.SRVSTATS, SUMS)) == 488
+    assert silent[0].call(Nfssvc.USERCOUNT)[0], "and they may still ask"
+    for channel in silent:
+        channel.close()
+
+
 def test_getfh_is_answered_by_a_worker(nfsd):
     args = GetfhArgs(1, b"", Address.of("127.0.0.1", 700), Cred(0, 0))
     assert nfsd.call(Nfssvc.GETFH, pack_getfh_args(args)) == b"\0\0\0\x08handle00"
@@ -215,9 +260,12 @@ def test_another_user_may_see_counters_and_change_nothing(nfsd):
     nfsd.statedir.parent.chmod(0o755)
     pid = os.fork()
     if pid == 0:
-        os.setresgid(65534, 65534, 65534)
-        os.setresuid(65534, 65534, 65534)
-        os._exit(_as_stranger(nfsd))
+        try:
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            os._exit(_as_stranger(nfsd))
+        finally:
+            os._exit(3)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
@@ -244,9 +292,12 @@ def test_a_user_with_100_connections_keeps_64_and_shuts_nobody_out(nfsd):
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
-        os.setresuid(65534, 65534, 65534)
-        kept = [nfsd.connect() for _ in range(100)]
-        os._exit(0 if closed(kept[0]) and nfsd.status() else 1)
+        try:
+            os.setresuid(65534, 65534, 65534)
+            kept = [nfsd.connect() for _ in range(100)]
+            os._exit(0 if closed(kept[0]) and nfsd.status() else 1)
+        finally:
+            os._exit(1)  # a test that fails must not go on as two
     os.close(read)
     os.close(write)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

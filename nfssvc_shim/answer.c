@@ -1,0 +1,195 @@
+/* answer.c: the call socket's first hand, in the control half (nfsd_master/callsock.py); not part of libnfssvc.
+ *
+ * Duty: answer, without a turn of Python, what every local user may ask and what needs only the shared counters: SRVSTATS without
+ * the workers' rows, and USERCOUNT.  Programs that watch a server ask that often, and each time over a new connection.
+ *
+ * Theory of operation.  A new connection is kept here until it asks for something else; then it goes to the caller for good, with
+ * that message unread, and so does the oldest one when there are more than FRESH: silent peers take no place from others here, and
+ * the caller's limits are those that count.  A message is looked at before it is taken, so nothing has to be given back.  All is
+ * non-blocking; a peer that does not read its answer loses its connection.
+ */
+#define _GNU_SOURCE
+#include "answer.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "stats.h"
+#include "wire.h"
+
+#define FRESH 32   /* connections kept here, of any user: as many callers as are likely to ask at one moment */
+#define ACCEPTS 64 /* a turn: the rest of the server waits no longer than these take, about 1 ms */
+#define EVENTS 64
+
+_Static_assert(ANSWER_ROOM >= ACCEPTS + EVENTS + FRESH, "each may go to the caller in one turn");
+
+static const uint64_t *counters;
+static int poller = -1, door = -1;
+static int fresh[FRESH]; /* the oldest first */
+static int n_fresh;
+static int *out, n_out;
+
+/* ---- connections */
+
+static void let_go(int fd)
+{
+	for (int i = 0; i < n_fresh; i++) {
+		if (fresh[i] == fd) {
+			memmove(fresh + i, fresh + i + 1, (size_t)(--n_fresh - i) * sizeof *fresh);
+			return;
+		}
+	}
+}
+
+static void hang_up(int fd)
+{
+	let_go(fd);
+	close(fd);
+}
+
+static void hand_over(int fd)
+{
+	let_go(fd);
+	epoll_ctl(poller, EPOLL_CTL_DEL, fd, NULL);
+	out[n_out++] = fd;
+}
+
+/* ---- messages */
+
+struct request { struct header head; uint32_t what; char more; };
+
+static int asks_for_sums(const struct request *r, size_t len)
+{
+	return be(r->head.flag) == W_SRVSTATS && be(r->head.length) == sizeof r->what && be(r->what) == SUMS_ALONE
+	    && len == sizeof r->head + sizeof r->what;
+}
+
+static int asks_for_count(const struct request *r, size_t len)
+{
+	return be(r->head.flag) == W_USERCOUNT && !r->head.length && len == sizeof r->head;
+}
+
+static int is_message(const struct request *r, size_t len)
+{
+	return len >= sizeof r->head && be(r->head.magic) == MAGIC && be(r->head.version) == VERSION;
+}
+
+static size_t body_for(const struct request *r, uint64_t body[N_COUNTERS])
+{
+	if (be(r->head.flag) == W_SRVSTATS) {
+		stats_sums(counters, body);
+		return N_COUNTERS * sizeof *body;
+	}
+	uint32_t users = stats_usercount(counters, (uint64_t)time(NULL) - USER_IDLE_S);
+	memcpy(body, &users, sizeof users);
+	return sizeof users;
+}
+
+static int answer(int fd, const struct request *r)
+{
+	uint64_t body[N_COUNTERS];
+	size_t len = body_for(r, body);
+	struct header head = { r->head.magic, r->head.version, r->head.flag, r->head.serial, 0, be((uint32_t)len) };
+	struct iovec iov[2] = { { &head, sizeof head }, { body, len } };
+	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = 2 };
+	return sendmsg(fd, &mh, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)(sizeof head + len);
+}
+
+/* One message of fd, if it has come.  Descriptors that ride with it are dropped by the kernel: nobody receives them. */
+static void serve(int fd)
+{
+	struct request r;
+	ssize_t n = recv(fd, &r, sizeof r, MSG_PEEK | MSG_DONTWAIT);
+	if (n < 0 && (errno == EAGAIN || errno == EINTR))
+		return; /* it is asked again when something comes */
+	if (n <= 0)
+		hang_up(fd);
+	else if (!is_message(&r, (size_t)n) || !(asks_for_sums(&r, (size_t)n) || asks_for_count(&r, (size_t)n)))
+		hand_over(fd);
+	else if (recv(fd, &r, sizeof r, MSG_DONTWAIT) != n || !answer(fd, &r))
+		hang_up(fd);
+}
+
+/* ---- newcomers */
+
+static void keep(int fd)
+{
+	struct epoll_event e = { .events = EPOLLIN, .data.fd = fd };
+	if (n_fresh == FRESH)
+		serve(fresh[0]); /* often it has hung up */
+	if (n_fresh == FRESH)
+		hand_over(fresh[0]);
+	fresh[n_fresh++] = fd;
+	if (epoll_ctl(poller, EPOLL_CTL_ADD, fd, &e)) /* no memory: the caller may have more luck */
+		hand_over(fd);
+	else
+		serve(fd);
+}
+
+/* 0, or the errno that says that there are too many descriptors or too little memory. */
+static int take_newcomers(void)
+{
+	for (int i = 0; i < ACCEPTS; i++) {
+		int fd = accept4(door, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (fd >= 0)
+			keep(fd);
+		else if (errno != ECONNABORTED && errno != EINTR)
+			return errno == EAGAIN ? 0 : errno;
+	}
+	return 0;
+}
+
+/* ---- what the caller does */
+
+int answer_listen(int on)
+{
+	struct epoll_event e = { .events = EPOLLIN, .data.fd = door };
+	return epoll_ctl(poller, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, door, &e) ? -errno : 0;
+}
+
+int answer_open(const uint64_t *state, int listener)
+{
+	counters = state;
+	door = listener;
+	n_fresh = 0;
+	poller = epoll_create1(EPOLL_CLOEXEC);
+	if (poller < 0)
+		return -errno;
+	int err = answer_listen(1);
+	if (err)
+		close(poller);
+	return err ? err : poller;
+}
+
+int answer_turn(int *handed, int *accept_error)
+{
+	struct epoll_event events[EVENTS];
+	int n = epoll_wait(poller, events, EVENTS, 0), newcomers = 0;
+	out = handed;
+	n_out = *accept_error = 0;
+	for (int i = 0; i < n; i++) {
+		if (events[i].data.fd == door)
+			newcomers = 1;
+		else
+			serve(events[i].data.fd);
+	}
+	if (newcomers) /* last: a descriptor that was closed above may come back as a new one */
+		*accept_error = take_newcomers();
+	return n_out;
+}
+
+int answer_close(int *handed)
+{
+	out = handed;
+	n_out = 0;
+	while (n_fresh)
+		hand_over(fresh[0]);
+	close(poller);
+	poller = door = -1;
+	return n_out;
+}

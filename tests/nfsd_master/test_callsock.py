@@ -1,0 +1,84 @@
+"""The call socket in a loop of the test's own."""
+from __future__ import annotations
+
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nfsd_master.callsock import CallSocket
+from nfsd_master.loop import Loop
+from nfssvc_shim import state
+from nfssvc_shim.channel import Channel, Message
+from nfssvc_shim.flags import Nfssvc
+
+LIMIT_S = 20.0
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> state.State:
+    fd = state.open_state(tmp_path / "state")
+    try:
+        return state.State(fd)
+    finally:
+        os.close(fd)
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.bind(str(tmp_path / "call"))
+        sock.listen(8)
+        yield sock
+
+
+def asked(listener: socket.socket, flag: int) -> Channel:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.connect(listener.getsockname())
+    channel = Channel(sock)
+    channel.send(Message(flag, 1))
+    return channel
+
+
+def run_until_readable(loop: Loop, channel: Channel) -> None:
+    loop._running = True  # also a second time
+    loop.watch(channel.fileno(), loop.stop)
+    loop.call_later(LIMIT_S, loop.stop)
+    loop.run()
+    channel.sock.settimeout(0.1)
+
+
+def test_a_lack_of_descriptors_is_waited_out(shared: state.State, listener: socket.socket) -> None:
+    """accept(2) gives EMFILE: the call socket rests, and takes newcomers when there are descriptors again."""
+    loop, (soft, hard) = Loop(), resource.getrlimit(resource.RLIMIT_NOFILE)
+    calls = CallSocket(loop, listener, os.geteuid(), shared, on_call=lambda *_: None, on_gone=lambda _: None)
+    channel = asked(listener, Nfssvc.USERCOUNT)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    loop.call_later(0.25, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)))
+    try:
+        run_until_readable(loop, channel)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert channel.recv()[0].body == bytes(4)
+    channel.close()
+    calls.stop_accepting()
+
+
+def test_connections_that_asked_nothing_yet_are_kept_when_no_more_are_taken(shared: state.State, listener: socket.socket) -> None:
+    """While the server stops: who is connected may still ask."""
+    loop = Loop()
+    calls = CallSocket(loop, listener, os.geteuid(), shared, on_call=lambda client, msg, fds: calls.reply(client, msg, b"x"),
+                       on_gone=lambda _: None)
+    first = asked(listener, Nfssvc.USERCOUNT)
+    run_until_readable(loop, first)
+    first.recv()
+    calls.stop_accepting()
+    first.send(Message(Nfssvc.USERCOUNT, 2))
+    run_until_readable(loop, first)
+    assert first.recv()[0].body == b"x"
+    first.close()
+    for client in calls.clients():
+        calls.drop(client, "the test is over")
