@@ -1,6 +1,7 @@
 """portmap(8): options, sockets, rights, and the loop.
 
-Binds as root, then becomes _portmap (or daemon) with no capability and no way to gain one, and only then reads a byte.
+Binds as root, leaves a keeper that removes the files in the end (see `keeper`), then becomes _portmap (or daemon) with no
+capability and no way to gain one, and only then reads a byte.
 HUP does nothing; TERM and INT end with status 0.
 """
 from __future__ import annotations
@@ -27,6 +28,7 @@ from oncrpc.pmap import PMAP_PORT, PMAP_PROG, SOCKETS, Pmap, Rpcb, universal_add
 from oncrpc.server import Limits, Server
 from oncrpc.xdr import XdrError
 
+from . import keeper
 from .service import Service
 from .table import SUPERUSER, Table
 from .warm import WarmStart
@@ -100,25 +102,41 @@ def run(options: argparse.Namespace) -> int:
     warm = WarmStart(options.warm) if options.warm else None
     pidfile = open_pidfile(options.pidfile) if options.pidfile else None
     starter = os.geteuid()
+    becomes_another = starter == 0 and _account(options.user).pw_uid != 0
     codecs.lookup("ascii")  # loaded now: the next user may not be able to read the interpreter's files
-    drop_rights(options.user)
     if not (options.debug or options.foreground):
         daemonize()
     if pidfile is not None:
         os.pwrite(pidfile, b"%d\n" % os.getpid(), 0)
+    leftover = [path for path in (sockets.path, options.pidfile) if path]
+    until = keeper.split(leftover, lambda: _close(options, sockets, warm)) if becomes_another and leftover else -1
+    drop_rights(options.user)
     try:
-        serve(options, sockets, warm, starter)
+        serve(options, sockets, warm, starter, until)
     finally:
-        if pidfile is not None:
-            os.ftruncate(pidfile, 0)  # if it cannot be removed, it names nobody
-        for path in filter(None, (sockets.path, options.pidfile)):
-            with contextlib.suppress(OSError):  # not ours to remove any more, when root started us: harmless
-                os.unlink(path)
+        for path in leftover if until < 0 else ():
+            _remove(path)
     return 0
 
 
-def serve(options: argparse.Namespace, sockets: Sockets, warm: WarmStart | None, starter: int) -> None:
-    """Until TERM or INT."""
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError as exc:
+        log.warning("%s is left: %s", path, exc.strerror)
+
+
+def _close(options: argparse.Namespace, sockets: Sockets, warm: WarmStart | None) -> None:
+    """What the keeper needs not."""
+    sockets.close()
+    if warm is not None:
+        warm.close()
+    if options.ready_fd is not None:
+        os.close(options.ready_fd)
+
+
+def serve(options: argparse.Namespace, sockets: Sockets, warm: WarmStart | None, starter: int, until: int = -1) -> None:
+    """Until TERM or INT, or until the descriptor `until` can be read."""
     table = Table(guarded=starter == 0)
     table.add_own(sockets.entries)
     server = Server(limits=Limits(max_record=MAX_RECORD))
@@ -132,6 +150,8 @@ def serve(options: argparse.Namespace, sockets: Sockets, warm: WarmStart | None,
     for sock in sockets.datagrams:
         server.datagram(sock)
     server.catch({signal.SIGTERM: server.stop, signal.SIGINT: server.stop, signal.SIGHUP: lambda: None})
+    if until >= 0:
+        server.on_readable(until, server.stop)
     if options.ready_fd is not None:
         os.write(options.ready_fd, b"READY %d\n" % sockets.port)
         os.close(options.ready_fd)

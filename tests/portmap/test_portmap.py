@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import random
+import select
 import signal
 import socket
 import struct
@@ -420,3 +422,39 @@ def test_pid_file_is_written_and_removed(start: Callable[..., Portmap], tmp_path
     assert int((tmp_path / "pid").read_text()) == one.process.pid
     one.stop()
     assert not (tmp_path / "pid").exists()
+
+
+def _only_child(pid: int) -> int:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)
+
+
+@root
+def test_root_that_became_another_user_leaves_no_file(start: Callable[..., Portmap], tmp_path: Path) -> None:
+    """The user who serves may not remove a socket from /run; a keeper without any capability does."""
+    one = start("-u", "daemon", "-i", str(tmp_path / "pid"))
+    keeper, server = one.process.pid, _only_child(one.process.pid)
+    assert int((tmp_path / "pid").read_text()) == keeper
+    assert Path(f"/proc/{server}").stat().st_uid == pwd.getpwnam("daemon").pw_uid
+    for pid in (keeper, server):
+        assert "CapEff:\t0000000000000000" in Path(f"/proc/{pid}/status").read_text()
+    register([(100003, 3, "tcp", 2049)], port=one.port, path=one.path)
+    one.stop()
+    assert not (tmp_path / "pid").exists()
+    assert not Path(one.path).exists()
+    assert not Path(f"/proc/{server}").exists()
+
+
+@root
+def test_neither_keeper_nor_server_outlives_the_other(start: Callable[..., Portmap], tmp_path: Path) -> None:
+    one = start("-u", "daemon")
+    os.kill(_only_child(one.process.pid), signal.SIGKILL)
+    assert one.process.wait(10) == 128 + signal.SIGKILL
+    assert not Path(one.path).exists()
+    two = start("-u", "daemon")
+    server = os.pidfd_open(_only_child(two.process.pid))
+    two.process.kill()
+    two.process.wait()
+    assert select.select([server], [], [], 10)[0], "the server outlives its keeper"
+    os.close(server)
+    Path(two.path).unlink()
