@@ -11,8 +11,9 @@ import pytest
 
 from mountd.exports import parse_text
 from mountd.exports_model import Dialect
-from mountd.mount import Proc
-from oncrpc.message import AcceptStat, RpcError
+from mountd.mount import MOUNT_PROGRAM, Proc
+from mountd.showmount import unpack_exports
+from oncrpc.message import AcceptStat, RpcError, pack_call, pack_relay, unpack_relay_reply, unpack_reply
 from oncrpc.xdr import Packer
 
 from .conftest import Mountd, string
@@ -183,3 +184,26 @@ def test_source_port_above_1023_is_refused_where_the_entry_asks_for_less(mountd:
     mountd.stop()
     mountd.start(text, "-n")
     assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
+
+
+def test_list_of_exports_that_fits_no_packet(mountd: Mountd, tree: Path) -> None:
+    """EXPORT of more than 64 KiB: whole over TCP; cut at a whole entry where a worker relays it; refused over UDP."""
+    clients = " ".join(f"10.{i}.0.0/16" for i in range(100))
+    for i in range(60):
+        (tree / f"d{i:02}").mkdir()
+    mountd.start("".join(f"{tree}/d{i:02} {clients}\n" for i in range(60)))
+    with mountd.client() as client:
+        whole = client.call(Proc.EXPORT)
+    assert len(whole) > 65536
+    assert len(unpack_exports(whole)) == 60
+    assert mountd.peer is not None
+    with mountd.peer.relay() as worker:
+        call = pack_call(7, MOUNT_PROGRAM, 3, Proc.EXPORT, b"")
+        worker.send(pack_relay(9, call, proto=6, family=socket.AF_INET, port=700, address=socket.inet_aton("192.0.2.7")))
+        reply = unpack_relay_reply(worker.recv(65536))[1]
+    part = unpack_exports(unpack_reply(reply)[1])
+    assert 0 < len(part) < 60
+    assert part == unpack_exports(whole)[:len(part)]
+    with mountd.client(udp=True) as client, pytest.raises(RpcError) as caught:
+        client.call(Proc.EXPORT)
+    assert caught.value.accept_stat == AcceptStat.PROC_UNAVAIL

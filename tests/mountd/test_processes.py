@@ -156,7 +156,7 @@ def test_server_that_comes_back_gets_the_table_again(mountd: Mountd, tree: Path)
     assert mountd.mnt(os.fsencode(tree / "a"))[0] == 0
 
 
-@pytest.mark.parametrize("name", ["network", "resolver"])
+@pytest.mark.parametrize("name", ["network", "resolver", "addresses"])
 def test_child_that_dies_is_replaced(mountd: Mountd, tree: Path, name: str) -> None:
     mountd.start(f"{tree}/a localhost(ro,insecure)\n")
     old = mountd.child(name)
