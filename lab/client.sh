@@ -1,14 +1,22 @@
 #!/bin/bash
-# client.sh OPTS: fixed pieces of a client's work on an NFS mount; prints `TIME name seconds` for each.
+# client.sh OPTS: fixed pieces of a client's work on an NFS mount; prints `TIME name seconds server_seconds` for each:
+# time on the clock, and processor time of all the server's processes.
 # What bench/client compares servers by; run in a guest.
 opts=${1:-vers=3,nolock}; files=${FILES:-100000}
+PIECES=${PIECES:-write_1m_seq read_1m_seq read_4k_rand write_4k_rand untar compile git_clone git_status ls_lR rm}
 src=${LAB_EXPORT:-$(host 'echo $LAB_DIR/export')}
 mount -t nfs -o "$opts" server:"$src" /mnt || { echo "FAIL mount $opts"; exit 1; }
 cold() { sync; echo 3 > /proc/sys/vm/drop_caches; }
+server_s() {  # whatever runs beside the server but the lab and its guests
+    host 'cat /proc/[0-9]*/stat 2>/dev/null | grep -v -E "^1 |\((linux.uml|qemu-.*|cat|bash)\)" | sed "s/.*) //" |
+        awk "{t += \$12 + \$13 + \$14 + \$15} END {print t / 100}"'
+}
 piece() {  # piece NAME COMMAND: with cold caches
-    cold; local begun=$(date +%s.%N)
+    [[ " $PIECES " == *" $1 "* ]] || return
+    cold; local used=$(server_s) begun=$(date +%s.%N)
     if (set -e -o pipefail; cd /mnt; eval "$2") > /tmp/piece.log 2>&1; then
-        echo "TIME $1 $(echo "$(date +%s.%N) - $begun" | bc)"
+        local took=$(echo "$(date +%s.%N) - $begun" | bc)
+        echo "TIME $1 $took $(echo "$(server_s) - $used" | bc)"
     else
         echo "FAIL $1"; tail -5 /tmp/piece.log; failed=1
     fi
@@ -29,7 +37,7 @@ git init -q /tmp/origin; cd /tmp/origin; git config user.email a@b; git config u
 cp -r /usr/include/linux .; git add -A; git commit -qm one; cd /
 piece git_clone  "git clone -q /tmp/origin clone"
 piece git_status "cd clone; git status --porcelain | wc -l | grep -qx 0"
-host "python3 -c \"
+[[ $PIECES != *ls_lR* ]] || host "python3 -c \"
 import os
 base = os.environ['LAB_DIR'] + '/export/many'
 for i in range($files):
@@ -37,6 +45,6 @@ for i in range($files):
     open(f'{base}/{i // 1000}/file{i}', 'w').close()
 \""
 piece ls_lR "ls -lR many | grep -c file | grep -qx $files"
-piece rm_t  "rm -r t clone f"
+piece rm  "rm -rf t clone f"
 umount /mnt || failed=1
 exit $failed
