@@ -59,6 +59,7 @@ class Server:
     export: str = ""
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     started_ms: float = 0
+    more_exports: list[Path] = field(default_factory=list)
     working_set: nfsload.WorkingSet | None = None
 
     @property
@@ -93,7 +94,8 @@ def start_floor(server: Server, opts: argparse.Namespace) -> None:
 
 def exports_line(server: Server, more: str = "") -> Path:
     path = server.statedir / "exports"
-    path.write_text(f'"{server.dir}" 127.0.0.0/8(rw,no_root_squash,insecure{more})\n')
+    folders = [server.dir, *server.more_exports]
+    path.write_text("".join(f'"{folder}" 127.0.0.0/8(rw,no_root_squash,insecure{more})\n' for folder in folders))
     return path
 
 
@@ -119,9 +121,7 @@ def start_ours(server: Server, opts: argparse.Namespace) -> None:
 def start_unfs3(server: Server, opts: argparse.Namespace) -> None:
     if not opts.unfs3 or not os.access(opts.unfs3, os.X_OK):
         raise Absent("give its unfsd with --unfs3 or $UNFS3")
-    exports = server.statedir / "exports"
-    exports.write_text(f'"{server.dir}" 127.0.0.0/8(rw,no_root_squash,insecure)\n')
-    server.run([opts.unfs3, "-d", "-p", "-l", "127.0.0.1", "-e", str(exports), "-i", str(server.statedir / "pid"),
+    server.run([opts.unfs3, "-d", "-p", "-l", "127.0.0.1", "-e", str(exports_line(server)), "-i", str(server.statedir / "pid"),
                 "-n", str(server.port), "-m", str(server.port)])
 
 
@@ -177,11 +177,16 @@ def stop(server: Server) -> None:
 
 
 @contextmanager
-def running(name: str, base: Path, opts: argparse.Namespace) -> Iterator[Server]:
-    """A side that answers, with its working set made."""
-    server = Server(name, base / "export" / name, base / name, 0, 0)
-    for folder in (server.dir, server.statedir):
-        folder.mkdir(parents=True)
+def running(name: str, base: Path, opts: argparse.Namespace, *, place: str = "", n_exports: int = 1) -> Iterator[Server]:
+    """A side that answers, with its working set made.
+
+    base       a workspace; place: a folder in it and in its export, for one server after the other
+    n_exports  all but the first are folders in the first
+    """
+    server = Server(name, base / "export" / place / name, base / place / name, 0, 0)
+    server.more_exports = [server.dir / "exports" / f"{i:05d}" for i in range(1, n_exports)]
+    for folder in (server.dir, server.statedir, *server.more_exports):
+        folder.mkdir(parents=True, exist_ok=True)
     server.dir.chmod(0o755)
     server.port = server.mount_port = free_port()
     server.export = "/" if name == "floor" else str(server.dir)
@@ -198,19 +203,38 @@ def running(name: str, base: Path, opts: argparse.Namespace) -> Iterator[Server]
         stop(server)
 
 
-def tree_pss_mb(pids: list[int]) -> float | None:
-    """Proportional memory of these processes and all below them."""
+def tree_of(pids: list[int]) -> set[int]:
+    """These processes and all below them."""
     parent, _ = nfsload.process_times()
-    tree, total = set(pids), 0
+    tree = set(pids)
     while more := {p for p, above in parent.items() if above in tree} - tree:
         tree |= more
-    for pid in tree:
+    return tree
+
+
+def tree_pss_mb(pids: list[int]) -> float | None:
+    """Proportional memory of these processes and all below them."""
+    total = 0
+    for pid in tree_of(pids):
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
         total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
     return round(total / 1024, 1)
+
+
+def processor_s(pids: list[int]) -> float:
+    """Processor seconds so far of these processes and all below them, to the scheduler's nanosecond.
+
+    Where the kernel keeps no schedstat: to the clock tick.  Processes that ended are not in it.
+    """
+    total = 0
+    for pid in tree_of(pids):
+        for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with suppress(OSError):
+                total += int(task.read_text().split()[0])
+    return total / 1e9 if total else nfsload.cpu_seconds(pids)
 
 
 def fsync_cost_us(folder: Path, turns: int = 100) -> float:
@@ -270,9 +294,23 @@ def workspace(opts: argparse.Namespace) -> Iterator[Path]:
         stack.callback(shutil.rmtree, base, ignore_errors=True)
         (base / "export").mkdir()
         if opts.tmpfs:
-            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "export", str(base / "export")], check=True)
-            stack.callback(subprocess.run, ["umount", "-l", str(base / "export")])
+            mounted(stack, base / "export", "-t", "tmpfs", "-o", "mode=755", "export")
+        elif getattr(opts, "image", None):
+            mounted(stack, base / "export", "-o", "loop", str(ext4_image(base / "image", opts.image)))
         yield base
+
+
+def mounted(stack: ExitStack, where: Path, *what: str) -> None:
+    subprocess.run(["mount", *what, str(where)], check=True)
+    stack.callback(subprocess.run, ["umount", str(where)])
+
+
+def ext4_image(path: Path, n_inodes: int) -> Path:
+    """A sparse file with a fresh ext4 of so many inodes and about 512 bytes of room for each."""
+    with open(path, "wb") as f:
+        f.truncate(n_inodes * 1024 + (1 << 30))
+    subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-N", str(n_inodes), str(path)], check=True)
+    return path
 
 
 def all_started(stack: ExitStack, base: Path, names: list[str], opts: argparse.Namespace) -> list[Server]:
@@ -294,6 +332,7 @@ def server_options(ap: argparse.ArgumentParser, names: list[str]) -> None:
     ap.add_argument("--tmpfs", action="store_true", help="a tmpfs instead (as root)")
     ap.add_argument("--ours", default=OURS, metavar="CMD",
                     help="with {port} {dir} {statedir} {exports} {workers} {unfsd}; default: %(default)s")
+    ap.add_argument("--image", type=int, metavar="INODES", help="a fresh ext4 with so many inodes, in a file, instead (as root)")
     ap.add_argument("--workers", type=int, default=4)
     ap.add_argument("--unfs3", default=os.environ.get("UNFS3", ""), metavar="PATH", help="unfs3's unfsd (default $UNFS3)")
     ap.add_argument("--side", action="append", choices=names, help="only these (default: all that can run)")
