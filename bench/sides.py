@@ -143,8 +143,22 @@ def start_ganesha(server: Server, opts: argparse.Namespace) -> None:
     server.run([binary, "-F", "-L", "/dev/stdout", "-f", str(conf), "-p", str(server.statedir / "pid"), "-N", "NIV_EVENT"])
 
 
+def start_daemons(server: Server, opts: argparse.Namespace) -> None:
+    """Ours as three daemons, portmap on 111 among them."""
+    if not in_namespace():
+        raise Absent("needs root: portmap takes port 111")
+    python, state = [sys.executable, "-m"], str(server.statedir)
+    server.run([*python, "portmap", "-f", "-h", "127.0.0.1"])
+    wait_for(lambda: socket.create_connection(("127.0.0.1", 111), 1).close(), server)
+    server.run([*python, "nfsd_master", "-F", "-n", str(opts.workers), "-p", str(server.port), "-h", "127.0.0.1", "--statedir", state,
+                "--socket", f"{state}/nfssvc.sock", "--key", f"{state}/key", "--log", "stderr"])
+    server.run([*python, "mountd", "-d", "-p", "0", "-h", "127.0.0.1", "--socket", f"{state}/nfssvc.sock", "--statedir", state,
+                str(exports_line(server))])
+
+
 STARTERS: dict[str, Callable[[Server, argparse.Namespace], None]] = {
-    "floor": start_floor, "ours": start_ours, "ours-async": start_ours, "unfs3": start_unfs3, "ganesha": start_ganesha}
+    "floor": start_floor, "ours": start_ours, "ours-async": start_ours, "unfs3": start_unfs3, "ganesha": start_ganesha,
+    "daemons": start_daemons}
 
 
 def wait_for(attempt: Callable[[], object], server: Server) -> None:
@@ -177,8 +191,9 @@ def stop(server: Server) -> None:
 
 
 @contextmanager
-def running(name: str, base: Path, opts: argparse.Namespace, *, place: str = "", n_exports: int = 1) -> Iterator[Server]:
-    """A side that answers, with its working set made.
+def running(name: str, base: Path, opts: argparse.Namespace, *, place: str = "", n_exports: int = 1,
+            prepared: bool = True) -> Iterator[Server]:
+    """A side that answers, with its working set made when `prepared`.
 
     base       a workspace; place: a folder in it and in its export, for one server after the other
     n_exports  all but the first are folders in the first
@@ -197,7 +212,8 @@ def running(name: str, base: Path, opts: argparse.Namespace, *, place: str = "",
         root: list[bytes] = []
         wait_for(lambda: root.append(nfsload.mount("127.0.0.1", server.mount_port, server.export, cred)), server)
         server.started_ms = (time.monotonic() - begun) * 1e3
-        server.working_set = nfsload.prepare("127.0.0.1", server.port, root[0], cred, "nfsload")
+        if prepared:
+            server.working_set = nfsload.prepare("127.0.0.1", server.port, root[0], cred, "nfsload")
         yield server
     finally:
         stop(server)
