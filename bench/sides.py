@@ -219,38 +219,16 @@ def running(name: str, base: Path, opts: argparse.Namespace, *, place: str = "",
         stop(server)
 
 
-def tree_of(pids: list[int]) -> set[int]:
-    """These processes and all below them."""
-    parent, _ = nfsload.process_times()
-    tree = set(pids)
-    while more := {p for p, above in parent.items() if above in tree} - tree:
-        tree |= more
-    return tree
-
-
 def tree_pss_mb(pids: list[int]) -> float | None:
     """Proportional memory of these processes and all below them."""
     total = 0
-    for pid in tree_of(pids):
+    for pid in nfsload.tree_of(pids):
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
             continue
         total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
     return round(total / 1024, 1)
-
-
-def processor_s(pids: list[int]) -> float:
-    """Processor seconds so far of these processes and all below them, to the scheduler's nanosecond.
-
-    Where the kernel keeps no schedstat: to the clock tick.  Processes that ended are not in it.
-    """
-    total = 0
-    for pid in tree_of(pids):
-        for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
-            with suppress(OSError):
-                total += int(task.read_text().split()[0])
-    return total / 1e9 if total else nfsload.cpu_seconds(pids)
 
 
 def fsync_cost_us(folder: Path, turns: int = 100) -> float:
@@ -336,10 +314,15 @@ def all_started(stack: ExitStack, base: Path, names: list[str], opts: argparse.N
         try:
             servers.append(stack.enter_context(running(name, base, opts)))
         except Absent as why:
-            if opts.side:
-                raise SystemExit(f"{Path(sys.argv[0]).name}: {name} cannot run: {why}") from None
-            print(f"note: {name} left out: {why}", file=sys.stderr, flush=True)
+            leave_out(name, why, opts)
     return servers
+
+
+def leave_out(name: str, why: Absent, opts: argparse.Namespace) -> None:
+    """A note; SystemExit when opts.side asked for it."""
+    if opts.side:
+        raise SystemExit(f"{Path(sys.argv[0]).name}: {name} cannot run: {why}") from None
+    print(f"note: {name} left out: {why}", file=sys.stderr, flush=True)
 
 
 def server_options(ap: argparse.ArgumentParser, names: list[str]) -> None:

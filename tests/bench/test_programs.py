@@ -1,0 +1,77 @@
+"""The programs of bench/ run and say what they measured; nothing here judges a time."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numpy")
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+LIMIT_S = 120
+
+
+@pytest.fixture
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a short name: a socket's path has 108 bytes at most."""
+    return tmp_path_factory.mktemp("b")
+
+
+def _run(program: str, base: Path, *args: str) -> dict[str, object]:
+    """What `program` wrote as JSON; nothing else is left of it."""
+    out = base.parent / f"{program}.json"
+    done = subprocess.run([sys.executable, str(BENCH / program), *args, "--dir", str(base), "--json", str(out)],
+                          capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    assert os.listdir(base) == []
+    found: dict[str, object] = json.loads(out.read_text())
+    return found
+
+
+def test_curves_gives_a_point_for_each_series_and_size(base: Path) -> None:
+    found = _run("curves", base, "--rounds", "1", "--seconds", "0.01", "--most", "10",
+                 "--curve", "connections", "--curve", "directory")["points"]
+    assert isinstance(found, list)
+    assert [(p["curve"], p["series"], p["n"]) for p in found] == [
+        *(("connections", "one at a time", n) for n in (1, 3, 10)),
+        *(("directory", series, 10) for series in ("READDIR, first", "READDIR", "READDIRPLUS, first", "READDIRPLUS", "LOOKUP"))]
+
+
+def test_fairness_gives_an_index_for_each_depth(base: Path) -> None:
+    rows = _run("fairness", base, "--side", "ours", "--rounds", "1", "--seconds", "0.1",
+                "--depth", "2", "--depth", "4")["rows"]
+    assert isinstance(rows, list)
+    assert [r["depth"] for r in rows] == [2, 4]
+    assert all(0 < r["jain"] <= 1 for r in rows)
+
+
+def test_footprint_gives_each_figure(base: Path) -> None:
+    rows = _run("footprint", base, "--side", "ours", "--rounds", "1", "--seconds", "0.1",
+                "--connections", "20")["rows"]
+    assert isinstance(rows, list)
+    assert {"start_ms", "idle_mb", "respawn_ms", "kb_a_connection", "idle_cpu_percent", "null_p99_ms"} <= set(rows[0])
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which("mkfs.ext4"), reason="no mkfs.ext4")
+@pytest.mark.skipif(not os.path.exists("/dev/loop-control"), reason="no loop devices")
+def test_slowdisk_sees_cached_calls_pass_cold_ones(base: Path) -> None:
+    """5 reads a second for 8 READs in flight: in half a second at most a few are answered, and many GETATTRs."""
+    rows = _run("slowdisk", base, "--side", "ours", "--iops", "5", "--seconds", "0.5")["rows"]
+    assert isinstance(rows, list)
+    if not rows:
+        pytest.skip("no control group with blkio or io")
+    answered = {(r["cold"], r["call"]): r["ops_s"] for r in rows}
+    assert answered["same connection", "GETATTR"] > 0
+    assert answered["same connection", "READ, cold"] > 0
+
+
+def test_client_says_when_there_is_no_server_to_compare() -> None:
+    done = subprocess.run([sys.executable, str(BENCH / "client"), "--side", "unfs3", "--unfs3", ""],
+                          capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 1
+    assert done.stderr == "note: unfs3 left out: not here\n"
