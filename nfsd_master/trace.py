@@ -28,7 +28,7 @@ from .options import Options, UsageError, number
 from .paths import StartError, paths_of
 from .pcapng import PcapNg
 from .trace_record import TCP, UDP, Record, address_text, records_of
-from .trace_words import Words, text, words_of
+from .trace_words import Value, Values, Words, text, words_of
 
 BUFFER = 4 << 20         # what the workers may be ahead of us: some thousand calls
 PACKET = 256 << 10       # more than a worker sends at once
@@ -129,7 +129,8 @@ def line_of(record: Record, words: Words, t_s: float, *, colour: bool = False) -
     program = "" if words.program == "nfs" else f"{words.program} "
     version = f"v{words.version} " if words.version != 3 and words.program == "nfs" else ""
     what = _join(words.args, ("fh", "to_fh", "name", "dir"))
-    results = _join(words.results, ("to",) if words.procedure == "LOOKUP" else ())
+    as_asked = tuple(key for key in ("count", "stable") if words.results.get(key) == words.args.get(key))
+    results = _join(words.results, (*as_asked, "to") if words.procedure == "LOOKUP" else as_asked)
     took = (record.t_reply - record.t_call) / 1e6
     parts = [f"{moment} w{record.slot}", f"{address_text(record.client)}{'' if record.proto == TCP else ' udp'}", who]
     call = [f"{program}{version}{words.procedure}", handle_text(words, record.path), what]
@@ -141,15 +142,17 @@ def line_of(record: Record, words: Words, t_s: float, *, colour: bool = False) -
     return " ".join(filter(None, [*parts, *call, *end]))
 
 
-def _join(values: dict[str, str | int | bool], without: tuple[str, ...]) -> str:
+def _join(values: Values, without: tuple[str, ...]) -> str:
     """`key value ...`; a bool shows by its name, and what speaks for itself goes without one."""
-    words = []
-    for key, value in values.items():
-        if key in without or value is False:
-            continue
-        words.append(key if value is True else str(value) if key in ("attributes", "set", "how", "stable") else
-                     f"-> {value}" if key == "to" else f"{key} {value}")
-    return " ".join(words)
+    return " ".join(_word(key, value) for key, value in values.items() if key not in without and value is not False)
+
+
+def _word(key: str, value: Value) -> str:
+    if value is True:
+        return key
+    if key in ("want", "may"):  # read,execute: rx
+        return f"{key} {''.join('x' if right == 'execute' else right[0] for right in str(value).split(','))}"
+    return str(value) if key in ("attributes", "set", "how", "stable") else f"-> {value}" if key == "to" else f"{key} {value}"
 
 
 def json_of(record: Record, words: Words, t_s: float) -> str:

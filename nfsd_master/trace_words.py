@@ -56,7 +56,7 @@ def _one_of(words: tuple[str, ...]) -> Callable[[Unpacker], Value]:
 
 def _access(u: Unpacker) -> Value:
     bits = u.unpack_uint()
-    return ",".join(word for i, word in enumerate(_RIGHTS) if bits >> i & 1) or "none"
+    return ",".join(word for i, word in enumerate(_RIGHTS) if bits >> i & 1) or "-"
 
 
 def _attributes(u: Unpacker) -> Value:
@@ -136,7 +136,7 @@ _NFS3 = (
     Procedure("READDIR", "fh cookie:u64 verf count:u32"),
     Procedure("READDIRPLUS", "fh cookie:u64 verf dircount:u32 maxcount:u32"),
     Procedure("FSSTAT", "fh", "post total:u64 free:u64 available:u64"),
-    Procedure("FSINFO", "fh", "post rtmax:u32 rtpref:u32 u32 wtmax:u32 wtpref:u32 u32 dtpref:u32"),
+    Procedure("FSINFO", "fh", "post rtmax:u32 u32 u32 wtmax:u32 u32 u32 dtpref:u32"),
     Procedure("PATHCONF", "fh", "post linkmax:u32 name_max:u32"),
     Procedure("COMMIT", "fh offset:u64 count:u32"),
 )

@@ -133,7 +133,7 @@ def test_a_line_says_who_what_how_it_went_and_how_long(server: ServerSet, base: 
         port, uid = ours.transport.sock.getsockname()[1], os.geteuid()
         who = f"127.0.0.4:{port} uid {uid}"
         assert lookup.startswith(f"{who} LOOKUP {base}/one/file = OK ")
-        assert read.startswith(f"{who} READ {base}/one/file offset 8 count 100 = OK count 100 ")
+        assert read.startswith(f"{who} READ {base}/one/file offset 8 count 100 = OK ")
         assert remove.startswith(f"{who} REMOVE {base}/one/not there = NOENT ")
         assert wrong.startswith(f"127.0.0.4:{port} uid {uid} 100003 1 = PROG_MISMATCH ")
         assert all(line.split()[-2] == "ms" and ">" in line.split()[-1] for line in (lookup, read, remove, wrong))
