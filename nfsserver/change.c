@@ -79,12 +79,24 @@ static int sync_here(int fd, int fd2, int whole)
 	return err;
 }
 
+/* The descriptor for a second object that changes with the first, -1 where that one's whole file system is synced anyway, which is also
+ * what is left when the second has none: a symbolic link or a device that gets another name. */
+static int second_fd(struct durable *s, i32 o)
+{
+	int fd = s->whole ? -1 : sync_fd(o), all;
+	if (fd >= 0 || s->whole || (all = fcntl(W.fs[W.objs[o].fs].mntfd, F_DUPFD_CLOEXEC, 0)) < 0)
+		return fd;
+	s->fd = all;
+	s->whole = 1;
+	return -1;
+}
+
 /* Opens the reply of a change of `o` (and of `o2`, -1: nothing) for `room` bytes of results.  *d is the call to put them into: c, or a
  * detached one, when *s has to be synced before they may leave.  0, nfsstat3, V_DROP. */
 int durable_open(struct call *c, i32 o, i32 o2, size_t room, struct durable *s, struct call **d)
 {
 	s->fd = durable_fd(c, o, &s->whole);
-	s->fd2 = s->fd >= 0 && o2 >= 0 ? sync_fd(o2) : -1;
+	s->fd2 = s->fd >= 0 && o2 >= 0 ? second_fd(s, o2) : -1;
 	s->waits = s->fd >= 0 && (*d = c->eng->detach(c, room));
 	if (!s->waits) {
 		*d = c;

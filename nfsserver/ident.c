@@ -12,7 +12,6 @@
 #include <sys/syscall.h>
 
 __thread u32 my_serial;          /* serial of the identity in force; 1 is root, 0 is not known */
-static __thread u32 my_uid, my_gid;
 
 #define SERIAL_ROOT 1
 
@@ -38,6 +37,20 @@ static int drop_capabilities(void)
 	return syscall(SYS_capset, &h, d) ? errno : 0;
 }
 
+/* Raises or lowers CAP_FOWNER in this thread's effective set, beside an identity other than root's.  0, or -1 with errno. */
+int ident_owner(int raised)
+{
+	struct __user_cap_header_struct h = { _LINUX_CAPABILITY_VERSION_3, 0 };
+	struct __user_cap_data_struct d[2];
+	if (syscall(SYS_capget, &h, d))
+		return -1;
+	if (raised)
+		d[0].effective |= 1u << CAP_FOWNER;
+	else
+		d[0].effective &= ~(1u << CAP_FOWNER);
+	return (int)syscall(SYS_capset, &h, d);
+}
+
 /* root: identities are switched.  Returns an errno. */
 int ident_init(int root, int harden)
 {
@@ -56,7 +69,6 @@ int ident_init(int root, int harden)
 	W.n_idents = 1;
 	W.ident_serial = SERIAL_ROOT;
 	my_serial = root ? 0 : SERIAL_ROOT;
-	my_uid = my_gid = 0;
 	return root ? ident_root() : 0;
 }
 

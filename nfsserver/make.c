@@ -3,7 +3,8 @@
 #include <sys/sysmacros.h>
 
 /* ---- Making objects.  All of CREATE3res, MKDIR3res, SYMLINK3res, MKNOD3res have the same shape:
- * status, post_op_fh3, post_op_attr, wcc_data of the directory. */
+ * status, post_op_fh3, post_op_attr, wcc_data of the directory.  Who sends no mode gets 0, as from a kernel server: no right
+ * that nobody asked for. */
 
 static int reply_made(struct call *c, struct change *ch, i32 o, int extra_sync)
 {
@@ -23,8 +24,6 @@ static int reply_made(struct call *c, struct change *ch, i32 o, int extra_sync)
 		d->obj2 = o; /* stays while its descriptor is used */
 	return durable_close(d, &sync);
 }
-
-
 
 /* The mode of a new object: what its directory's default ACL left of the permissions stands (chmod(2) would open them again), the
  * setuid, setgid and sticky bits may be missing; setgid also comes from the directory. */
@@ -145,7 +144,7 @@ int vn_create(struct call *c)
 	change_begin(&ch, dir);
 	note_name(c, dir, name);
 	int fd = openat(W.objs[dir].fd, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
-			s.set_mode || how == 2 ? s.mode & 0777 : 0666);
+			s.mode & 0777);
 	struct stat st;
 	int again = fd < 0 && errno == EEXIST && was_absent(c);
 	if (fd < 0 && errno == EEXIST && !again)
@@ -196,7 +195,7 @@ int vn_mkdir(struct call *c)
 	s.set_size = 0;
 	change_begin(&ch, dir);
 	note_name(c, dir, name);
-	status = made_status(c, mkdirat(W.objs[dir].fd, name, s.set_mode ? s.mode & 01777 : 0777), dir, name, &o, &st);
+	status = made_status(c, mkdirat(W.objs[dir].fd, name, s.mode & 01777), dir, name, &o, &st);
 	if (!status)
 		status = dress(c, o, &s, &changed);
 	change_end(&ch);
@@ -280,7 +279,7 @@ int vn_mknod(struct call *c)
 	s.set_size = 0;
 	change_begin(&ch, dir);
 	note_name(c, dir, name);
-	status = made_status(c, mknodat(W.objs[dir].fd, name, kinds[type] | (s.set_mode ? s.mode & 07777 : 0666), dev), dir, name, &o, &st);
+	status = made_status(c, mknodat(W.objs[dir].fd, name, kinds[type] | (s.mode & 07777), dev), dir, name, &o, &st);
 	if (!status)
 		status = dress(c, o, &s, &changed);
 	change_end(&ch);

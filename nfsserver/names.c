@@ -75,7 +75,8 @@ static int reply_changed(struct call *c, struct change *ch, struct change *ch2, 
 {
 	struct durable sync;
 	struct call *d;
-	int status = durable_open(c, ch->dir, ch2 && ch2->dir != ch->dir ? ch2->dir : -1, 4 + POST + 2 * WCC, &sync, &d);
+	i32 other = has_file ? c->obj : ch2 && ch2->dir != ch->dir ? ch2->dir : -1; /* LINK: the file's link count */
+	int status = durable_open(c, ch->dir, other, 4 + POST + 2 * WCC, &sync, &d);
 	if (status)
 		return status;
 	put_u32(d, OK);
@@ -182,9 +183,30 @@ int vn_rename(struct call *c)
 	return reply_changed(c, &a, &b, NULL, 0);
 }
 
+/* linkat(2), which fs.protected_hardlinks (proc_sys_fs(5)) refuses to who neither owns the file nor may write it.  That is a rule for
+ * local programs: a kernel server does not have it, and a client cannot know it.  All other rights stay the caller's. */
+static int link_to(const struct call *c, i32 file, i32 dir, const char *name)
+{
+	char buf[32];
+	const char *path = procpath(W.objs[file].fd, buf);
+	if (!linkat(W.procfd, path, W.objs[dir].fd, name, AT_SYMLINK_FOLLOW))
+		return 0;
+	if (errno != EPERM || !W.root || !W.idents[c->ident].uid)
+		return -1;
+	if (ident_owner(1)) {
+		errno = EPERM;
+		return -1;
+	}
+	int failed = linkat(W.procfd, path, W.objs[dir].fd, name, AT_SYMLINK_FOLLOW), e = errno;
+	if (ident_owner(0))
+		abort(); /* never under a right too many */
+	errno = e;
+	return failed;
+}
+
 int vn_link(struct call *c)
 {
-	char name[256], buf[32];
+	char name[256];
 	struct change ch;
 	struct stat st;
 	const u8 *p = c->arg;
@@ -204,8 +226,7 @@ int vn_link(struct call *c)
 		return ERR_EXIST;
 	change_begin(&ch, c->obj2);
 	note_name(c, c->obj2, name);
-	status = linkat(W.procfd, procpath(W.objs[c->obj].fd, buf), W.objs[c->obj2].fd, name, AT_SYMLINK_FOLLOW)
-		 && !(errno == EEXIST && was_absent(c)) ? status_of(errno) : 0;
+	status = link_to(c, c->obj, c->obj2, name) && !(errno == EEXIST && was_absent(c)) ? status_of(errno) : 0;
 	change_end(&ch);
 	int has = !fd_stat(W.objs[c->obj].fd, &st);
 	if (!status)

@@ -151,6 +151,7 @@ int vn_root(i32 exp, i32 *out);
 int ident_init(int root, int keep_caps);
 int ident_become(u32 ident);            /* this thread's fsuid, fsgid, groups; 0 or an errno (the call must then fail) */
 int ident_root(void);
+int ident_owner(int raised);
 extern __thread u32 my_serial;
 
 /* fh.c */

@@ -54,6 +54,13 @@ MAKERS = [Proc.CREATE, Proc.MKDIR, Proc.SYMLINK, Proc.MKNOD]
 TYPES = {Proc.CREATE: NF3REG, Proc.MKDIR: NF3DIR, Proc.SYMLINK: NF3LNK, Proc.MKNOD: NF3FIFO}
 
 
+@pytest.mark.parametrize("proc", [Proc.CREATE, Proc.MKDIR, Proc.MKNOD])
+def test_make_without_a_mode_gives_no_right(spot: Spot, proc: Proc) -> None:
+    """sattr3's mode is optional; Linux' own server takes 0 for it."""
+    assert make(spot.nfs, proc, spot.fh, b"new").must().a.mode == 0
+    assert stat.S_IMODE(spot.local(b"new").lstat().st_mode) == 0
+
+
 @pytest.mark.parametrize("proc", MAKERS)
 def test_make_gives_handle_attributes_and_wcc(spot: Spot, proc: Proc) -> None:
     res = make(spot.nfs, proc, spot.fh, b"new").must()

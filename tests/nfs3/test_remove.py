@@ -18,6 +18,7 @@ from tests.tools.nfs3 import (
     PERM,
     STALE,
     XDEV,
+    Sattr3,
 )
 from tests.tools.rpc import auth_sys
 
@@ -278,6 +279,19 @@ def test_link_gives_a_second_name(spot: Spot) -> None:
     res = spot.nfs.link(fh, spot.fh, b"second").must()
     assert res.a.nlink == 2 and res.wcc is not None and res.wcc.after is not None
     assert spot.local(b"second").read_bytes() == b"abc"
+
+
+@pytest.mark.root
+def test_link_to_a_file_of_another_user_is_not_for_local_rules_to_refuse(spot: Spot) -> None:
+    """fs.protected_hardlinks is about local programs; Linux' own server does not follow it.  The directory's rights count."""
+    fh, closed = spot.file(mode=0o4755), spot.dir(mode=0o755)
+    user = spot.as_(auth_sys(1000, 1000))
+    assert user.link(fh, spot.fh, b"second").must().a.nlink == 2
+    assert user.link(fh, closed, b"third").status == ACCES
+    assert user.setattr(fh, Sattr3(mode=0o644)).status == PERM, "the right to link is no right to change"
+    spot.local(b"file").write_bytes(b"of root")
+    spot.local(b"file").chmod(0o600)
+    assert user.read(fh).status == ACCES
 
 
 def test_link_into_another_directory(spot: Spot) -> None:

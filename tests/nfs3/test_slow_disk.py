@@ -43,7 +43,7 @@ def slowed(spot: Spot, calls: str, delay_s: float, *, refused: str = "") -> Iter
     if not strace:
         pytest.skip("strace is not installed")
     pids = spot.server.worker_pids()
-    command = [strace, "-f", "-o", str(spot.server.directory / "slow.log"), "-e", f"trace={calls},{refused or calls}",
+    command = [strace, "-f", "-y", "-o", str(spot.server.directory / "slow.log"), "-e", f"trace={calls},{refused or calls}",
                *(["-e", f"inject={refused}:error=EAGAIN"] if refused else []),
                "-e", f"inject={calls}:delay_enter={int(delay_s * 1e6)}",
                *(word for pid in pids for word in ("-p", str(pid)))]
@@ -154,3 +154,23 @@ def test_getattr_passes_handles_whose_objects_are_not_open(spot: Spot) -> None:
         assert client.getattr(file).ok
         with slowed(spot, "open_by_handle_at", WAITS_S):
             assert answered_before(client, queries, client.message(Proc.GETATTR, pack_opaque(file))) <= LEARNT
+
+
+@pytest.mark.root
+def test_link_is_durable_in_the_directory_and_in_the_file(spot: Spot) -> None:
+    """The file's link count is as much part of LINK as the name is (RFC 1813 section 4.8)."""
+    fh, other = spot.file(), spot.dir(b"other")
+    with slow_fsync(spot):
+        spot.nfs.link(fh, other, b"second").must()
+    synced = (spot.server.directory / "slow.log").read_text()
+    assert f"<{spot.local(b'file')}>" in synced and f"<{spot.local(b'other')}>" in synced
+
+
+@pytest.mark.root
+def test_link_of_a_symlink_is_durable(spot: Spot) -> None:
+    """It has no descriptor that fsync takes: its file system is synced."""
+    spot.local(b"link").symlink_to("target")
+    fh = spot.nfs.lookup(spot.fh, b"link").must().h
+    with slow_fsync(spot):
+        spot.nfs.link(fh, spot.fh, b"second").must()
+    assert "syncfs(" in (spot.server.directory / "slow.log").read_text()

@@ -138,6 +138,7 @@ class Sattr3:
 
 
 NOTHING = Sattr3()
+FILE, DIRECTORY = Sattr3(mode=0o644), Sattr3(mode=0o755)   # real clients send a mode
 
 
 def unpack_nfstime3(data: Unpacker) -> Time:
@@ -511,16 +512,16 @@ class Nfs3:
     def write(self, fh: bytes, data: bytes, offset: int = 0, *, stable: int = FILE_SYNC, count: int | None = None) -> Res:
         return self.call(Proc.WRITE, pack_WRITE3args(fh, offset, data, stable, count))
 
-    def create(self, fh: bytes, name: bytes, attr: Sattr3 = NOTHING, *, mode: int = UNCHECKED, verf: bytes = b"") -> Res:
+    def create(self, fh: bytes, name: bytes, attr: Sattr3 = FILE, *, mode: int = UNCHECKED, verf: bytes = b"") -> Res:
         return self.call(Proc.CREATE, pack_CREATE3args(fh, name, mode, verf if mode == EXCLUSIVE else attr))
 
-    def mkdir(self, fh: bytes, name: bytes, attr: Sattr3 = NOTHING) -> Res:
+    def mkdir(self, fh: bytes, name: bytes, attr: Sattr3 = DIRECTORY) -> Res:
         return self.call(Proc.MKDIR, pack_MKDIR3args(fh, name, attr))
 
     def symlink(self, fh: bytes, name: bytes, target: bytes, attr: Sattr3 = NOTHING) -> Res:
         return self.call(Proc.SYMLINK, pack_SYMLINK3args(fh, name, attr, target))
 
-    def mknod(self, fh: bytes, name: bytes, kind: int, attr: Sattr3 = NOTHING, *, rdev: tuple[int, int] = (0, 0)) -> Res:
+    def mknod(self, fh: bytes, name: bytes, kind: int, attr: Sattr3 = FILE, *, rdev: tuple[int, int] = (0, 0)) -> Res:
         return self.call(Proc.MKNOD, pack_MKNOD3args(fh, name, kind, attr, rdev))
 
     def remove(self, fh: bytes, name: bytes) -> Res:
