@@ -4,7 +4,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from oncrpc.server import Server
 
 from . import resolver
 from .names import Ask, Question
-from .privsep import drop_rights, fork_child
+from .privsep import drop_rights, fork_child, kill_child
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +96,9 @@ class Helper:
         """Called now and then: kills a process whose oldest question is too old; the parent's SIGCHLD starts another."""
         oldest = min((since for _, since in self._open.values()), default=time.monotonic())
         if self.pid and time.monotonic() - oldest > HANG_S:
-            log.warning("the resolver hangs since %.0f s; replacing it", time.monotonic() - oldest)
-            os.kill(self.pid, signal.SIGKILL)
+            ended = kill_child(self.pid)
+            log.warning("the resolver hangs since %.0f s; %s", time.monotonic() - oldest,
+                        "replacing it" if ended else "it cannot be ended without CAP_KILL")
 
 
 def parse_reply(packet: bytes) -> tuple[int, tuple[str, ...], bool]:
@@ -141,8 +141,8 @@ def ask_all(questions: set[Question], timeout_s: float) -> dict[Question, tuple[
         loop.turn(max(1, int((deadline - time.monotonic()) * 1000)))
     answers = {q: a for q, a in found.items() if a}
     helper.stop()
-    os.kill(helper.pid, signal.SIGKILL)
-    os.waitpid(helper.pid, 0)
+    if kill_child(helper.pid):
+        os.waitpid(helper.pid, 0)
     loop.free()
     return answers
 

@@ -65,6 +65,15 @@ def set_title(title: str) -> None:
     prctl.set_proctitle(title)
 
 
+def kill_child(pid: int) -> bool:
+    """Ends a child at once.  False without CAP_KILL, for one that gave up root: it ends when its channel is closed."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except PermissionError:
+        return False
+    return True
+
+
 def missing_rights() -> list[str]:
     """Lines "CAP_X missing: what stays" for a root (of a container) that cannot give up everything in its children."""
     if os.geteuid() != 0:
@@ -74,6 +83,8 @@ def missing_rights() -> list[str]:
         lines.append("CAP_SYS_CHROOT missing: the half that reads the network keeps its root directory")
     if not _can_become():
         lines.append("CAP_SETUID or CAP_SETGID missing: the halves without rights stay uid 0, without capabilities")
+    elif not have.kill:
+        lines.append("CAP_KILL missing: a half without rights that hangs cannot be ended")
     return lines
 
 

@@ -42,7 +42,7 @@ from .halves import ATTACH, CALL, SERVING, MountCall, unpack_mount_call
 from .helper import Helper
 from .names import Ask, NameCache, Question, questions
 from .options import Options
-from .privsep import drop_rights, fork_child
+from .privsep import drop_rights, fork_child, kill_child
 from .registrar import Registration
 from .rmtab import MountTab
 from .sockets import Sockets
@@ -124,8 +124,10 @@ class Service:
         while self.children and time.monotonic() < deadline:
             self._wait_children(deadline)
         for pid in list(self.children):
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            if kill_child(pid):
+                os.waitpid(pid, 0)
+            else:
+                log.error("a child (pid %d) does not end, and cannot be ended without CAP_KILL", pid)
         self.sockets.close()
 
     def _wait_children(self, deadline: float) -> None:

@@ -185,6 +185,7 @@ def test_network_half_has_no_rights_at_all(mountd: Mountd, tree: Path) -> None:
     ("cap_setuid", "the halves without rights stay uid 0, without capabilities"),
     ("cap_setgid", "the halves without rights stay uid 0, without capabilities"),
     ("cap_setpcap", ""),
+    ("cap_kill", "CAP_KILL missing: a half without rights that hangs cannot be ended"),
     ("cap_setpcap,cap_sys_chroot,cap_setuid,cap_setgid", "CAP_SYS_CHROOT missing"),
 ])
 def test_root_of_a_container_without_a_capability_is_told_once_and_serves(mountd: Mountd, tree: Path, capability: str,
@@ -198,6 +199,16 @@ def test_root_of_a_container_without_a_capability_is_told_once_and_serves(mountd
     assert mountd.log().count("missing:") == (2 if "," in capability else bool(said))
     assert said in mountd.log()
     assert "Traceback" not in mountd.log()
+
+
+@pytest.mark.root
+@pytest.mark.skipif(not shutil.which("capsh"), reason="needs capsh(1)")
+def test_checking_a_file_needs_no_right_to_end_its_own_helper(mountd: Mountd, tree: Path) -> None:
+    """As under a unit that grants no CAP_KILL: the start script's `mountd -T` failed, and mountd never started."""
+    mountd.exports.write_text(f"{tree}/a localhost(ro)\n")
+    mountd.prefix = ("capsh", "--drop=cap_kill", "--", "-c", 'exec "$@"', "sh")
+    done = subprocess.run(mountd.command("-T"), cwd=TREE, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_relayed_calls_are_answered(mountd: Mountd, tree: Path) -> None:
