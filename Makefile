@@ -1,6 +1,6 @@
 # make serve [DIR=/path] [PORT=n] [TO=network] [WORKERS=n]   run the server here, in the foreground; Ctrl-C ends it
 # make test [T=tests/...]                                    everything the tests need, then the tests
-# make build | lib | lint | man | install [DESTDIR= PREFIX=] | clean
+# make build | lib | lint | man | wheel | deb | install [DESTDIR= PREFIX=] | uninstall | clean
 #
 # On Debian, missing packages are installed when make runs as root; otherwise it says which are missing and stops.
 
@@ -18,7 +18,7 @@ EXTENSIONS = oncrpc/_rpc.abi3.so nfsserver/_vnode.abi3.so nfssvc_shim/_nfssvc.ab
 JOBS ?= 2
 T ?= tests
 
-.PHONY: all build lib serve test lint man install install-lib install-programs uninstall deb clean
+.PHONY: all build lib serve test lint man install install-lib install-programs uninstall wheel deb clean
 all: build lib
 
 build: $(VENV)/.stamp $(EXTENSIONS)
@@ -113,6 +113,11 @@ uninstall:
 	for f in nfsd.service nfsd.socket mountd.service portmap.service; do rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$f; done
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/user/unfsd.service $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_nfssvc
 	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page#man/}; done
+
+# One for Python 3.11 and later, in dist/; what it needs of others (a compiler for python-prctl) pip gets when it is installed.
+wheel: build
+	@$(BIN)/python -m pip wheel -qq --disable-pip-version-check --no-deps --no-build-isolation -w dist .
+	@ls dist/*.whl
 
 # A Debian package beside this directory; needs debhelper dh-python pybuild-plugin-pyproject python3-cffi.
 deb:

@@ -351,6 +351,7 @@ class Trial:
     what: str
     run: Callable[[Ground], str]
     better: str = ""      # why a difference is meant
+    note: str = ""        # what the same words do not say
 
 
 TRIALS = (
@@ -366,7 +367,8 @@ TRIALS = (
     Trial("`/data` exported, MNT of `/database`", prefix, "an export ends at a component"),
     Trial("MOUNT version 1 MNT", mount_v1, "a v1 answer where the handle fits its 32 bytes"),
     Trial("READDIRPLUS", readdirplus, "one call instead of one and a LOOKUP a name"),
-    Trial("`removable`", removable), Trial("root_squash is the default", root_squash),
+    Trial("`removable`", removable, note="an empty directory, read-only here; a handle is good again when its medium is back"),
+    Trial("root_squash is the default", root_squash),
     Trial("secure is the default", secure_port),
     Trial("60 directories deep", deep_path, "handles are the kernel's, not paths"),
     Trial("a file moved on the server", rename_keeps_handle, "handles are the kernel's, not paths"),
@@ -390,7 +392,8 @@ def main() -> int:
     print("| tried | unfs3 | here | |\n| --- | --- | --- | --- |")
     for trial in TRIALS:
         other, ours = outcome(shlex.split(options.other), trial), outcome(shlex.split(options.ours), trial)
-        verdict = "same" if other == ours else f"better: {trial.better}" if trial.better else "DIFFERS"
+        same = f"same: {trial.note}" if trial.note else "same"
+        verdict = same if other == ours else f"better: {trial.better}" if trial.better else "DIFFERS"
         print(f"| {trial.what} | {other} | {ours} | {verdict} |", flush=True)
     return 0
 
