@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import nfsload
 
@@ -256,11 +257,24 @@ def in_namespace() -> bool:
     return os.environ.get("BENCH_INSIDE") == "1"
 
 
-def enter_namespace() -> None:
-    """Run again where no port, mount or process of this machine is in the way."""
+def enter_namespace() -> NoReturn:
+    """Run again where no port, mount or process of this machine is in the way; ends with the inner run's status.
+
+    unshare(1) hears no TERM while it waits for its child, so we stay and pass it on.
+    """
     os.environ["BENCH_INSIDE"] = "1"
-    os.execvp("unshare", ["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc",
-                          "--kill-child", sys.executable, *sys.argv])
+    outer = subprocess.Popen(["unshare", "--net", "--mount", "--propagation", "private", "--pid", "--fork", "--mount-proc",
+                              "--kill-child", sys.executable, *sys.argv])
+
+    def pass_on(*_: object) -> None:
+        parent, _ticks = nfsload.process_times()
+        for pid in [p for p, above in parent.items() if above == outer.pid]:
+            os.kill(pid, signal.SIGTERM)
+
+    signal.signal(signal.SIGTERM, pass_on)
+    while True:
+        with suppress(KeyboardInterrupt):  # the inner run has had it too
+            sys.exit(outer.wait())
 
 
 def furnish_namespace() -> None:

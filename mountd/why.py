@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import socket
 import sys
 
 from nfssvc_shim.flags import Nx
 from nfssvc_shim.records import Address, Cred, Net
+from oncrpc.hosts_access import HostsAccess
 
 from . import exports
 from .exports_model import Dialect, Entry, Kind, Parsed, printable
@@ -39,8 +41,19 @@ def main(argv: list[str]) -> int:
     if user is None:
         print(f"mountd why: {options.user}: no such user", file=sys.stderr)
         return 2
-    allowed = [explain(table, address, options.path, user, options.port, reserved=not options.n) for address in addresses]
+    hosts = HostsAccess(options.hosts_access)
+    allowed = [_let_in(hosts, address) and explain(table, address, options.path, user, options.port, reserved=not options.n)
+               for address in addresses]
     return 0 if all(allowed) else 1
+
+
+def _let_in(hosts: HostsAccess, address: str) -> bool:
+    """hosts.allow and hosts.deny, which are asked before the exports; prints a refusal."""
+    plain = address.partition("%")[0]
+    if ipaddress.ip_address(plain).is_loopback or hosts.allows("mountd", plain):
+        return True
+    print(f"{address}:\n  refused: hosts.deny")
+    return False
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-f", dest="files", action="append", default=[], metavar="exportsfile")
     p.add_argument("-n", action="store_true", help="as mountd -n")
     p.add_argument("--port", type=int, default=1023, help="the client's source port")
+    p.add_argument("--hosts-access", default="/etc", metavar="DIR", help="where hosts.allow and hosts.deny are")
     p.add_argument("--dialect", choices=[d.value for d in Dialect])
     p.add_argument("--statedir", default=str(default_statedir()), help=argparse.SUPPRESS)
     return p
@@ -80,7 +94,9 @@ def explain(table: Table, address: str, path: str, user: Cred, port: int, *, res
     """Prints the verdict for one address; returns whether MNT would be answered with a handle."""
     secret, clean = parse_secret(path.encode("utf-8", "surrogateescape"))
     peer = Address.of(address.partition("%")[0], port)
-    decision = decide(table, clean, Caller(peer), reserved=reserved, secret=secret if isinstance(secret, bytes) else b"")
+    one_time = (b"", secret) if isinstance(secret, str) else None  # its nonce is in the running mountd, not here
+    decision = decide(table, clean, Caller(peer), reserved=reserved, secret=secret if isinstance(secret, bytes) else b"",
+                      one_time=one_time)
     print(f"{address} {printable(clean)}:")
     rule = decision.rule
     if rule is not None:

@@ -163,9 +163,11 @@ class Slots:
 
     def _answered(self, slot: Slot, msg: Message, fds: list[int]) -> None:
         request = slot.requests.get(msg.serial)
-        if request is None or request.flag != msg.flag:  # READY, or an answer to a control half before us
+        if request is None or msg.flag != Nfssvc.FHOPEN:  # nobody asked for a descriptor
             for fd in fds:
                 os.close(fd)
+            fds = []
+        if request is None or request.flag != msg.flag:  # READY, or an answer to a control half before us
             return
         del slot.requests[msg.serial]
         request.answer(msg, fds)

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -196,7 +197,7 @@ static int read_packet(const unsigned char *packet, size_t len, unsigned flag, s
 }
 
 /* NFSD ends with 0 when a signal comes or the server goes (nfssvc(2), RETURN VALUES); anything else waits on. */
-static int receive_reply(int sock, unsigned flag, struct nfssvc_msg *msg)
+static int receive_reply(int sock, unsigned flag, const sigset_t *mask, struct nfssvc_msg *msg)
 {
 	union { struct cmsghdr align; char room[CMSG_SPACE(NFSSVC_MAXFDS * sizeof(int))]; } control;
 	size_t room = sizeof(struct header) + MAX_INLINE;
@@ -207,9 +208,12 @@ static int receive_reply(int sock, unsigned flag, struct nfssvc_msg *msg)
 	int err;
 	if (!packet)
 		return ENOMEM;
-	do
-		n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC);
-	while (n < 0 && errno == EINTR && flag != W_NFSD);
+	struct pollfd readable = { .fd = sock, .events = POLLIN };
+	n = flag == W_NFSD ? ppoll(&readable, 1, NULL, mask) : 0;
+	if (n >= 0)
+		do
+			n = recvmsg(sock, &mh, MSG_CMSG_CLOEXEC);
+		while (n < 0 && errno == EINTR);
 	if (n < 0)
 		err = errno == EINTR ? 0 : errno == EAGAIN ? ETIMEDOUT : errno;
 	else if (n == 0)
@@ -231,18 +235,31 @@ void nfssvc_release(struct nfssvc_msg *msg)
 	msg->reply_len = 0;
 }
 
+static int ask(int sock, unsigned flag, const sigset_t *mask, struct nfssvc_msg *msg)
+{
+	int err = send_request(sock, flag, msg);
+	/* A server that answers before it has read (EPERM) may have closed: its answer still lies in the socket. */
+	return err && err != EPIPE ? err : receive_reply(sock, flag, mask, msg);
+}
+
+/* The signals of NFSD wait until we do: one that came between asking and waiting would otherwise end nothing. */
 int nfssvc_exchange(const char *path, unsigned flag, struct nfssvc_msg *msg)
 {
+	sigset_t all, mask;
 	int sock, err;
 	msg->reply = NULL;
 	msg->reply_len = msg->n_reply_fds = 0;
 	if ((err = open_call(path, flag, &sock)) != 0)
 		return err;
-	err = send_request(sock, flag, msg);
-	/* A server that answers before it has read (EPERM) may have closed: its answer still lies in the socket. */
-	if (!err || err == EPIPE)
-		err = receive_reply(sock, flag, msg);
+	sigfillset(&all);
+	if (flag == W_NFSD && (err = pthread_sigmask(SIG_BLOCK, &all, &mask)) != 0) {
+		close(sock);
+		return err;
+	}
+	err = ask(sock, flag, &mask, msg);
 	close(sock);
+	if (flag == W_NFSD)
+		pthread_sigmask(SIG_SETMASK, &mask, NULL);
 	if (err)
 		nfssvc_release(msg);
 	return err;

@@ -18,6 +18,7 @@ import socket
 import stat
 import sys
 import syslog
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from oncrpc.addresses import bind_early
@@ -37,6 +38,9 @@ log = logging.getLogger("portmap")
 
 EXIT_TAKEN = 3             # another port mapper serves this machine: not an error of ours, and not a success
 USERS = ("_portmap", "daemon")
+# Who may register a guarded program besides root: rpc.statd of nfs-utils has become its own user when it does (Debian: statd,
+# Fedora: rpcuser; the BSDs: _statd).
+SERVICE_USERS = {100024: ("statd", "rpcuser", "_statd")}
 MAX_RECORD = 16 << 10      # the longest call has three strings and 64 bytes of addresses
 PORT_TRIES = 16            # -p 0: a port that is free for TCP and UDP, IPv4 and IPv6
 VERSIONS = (2, 3, 4)
@@ -137,7 +141,7 @@ def _close(options: argparse.Namespace, sockets: Sockets, warm: WarmStart | None
 
 def serve(options: argparse.Namespace, sockets: Sockets, warm: WarmStart | None, starter: int, until: int = -1) -> None:
     """Until TERM or INT, or until the descriptor `until` can be read."""
-    table = Table(guarded=starter == 0)
+    table = Table(guarded=starter == 0, services={prog: _uids(names) for prog, names in SERVICE_USERS.items()})
     table.add_own(sockets.entries)
     server = Server(limits=Limits(max_record=MAX_RECORD))
     service = Service(table, hosts=HostsAccess(options.hosts_access), reserved_below=reserved_ports(),
@@ -345,6 +349,15 @@ def _account(user: str | None) -> pwd.struct_passwd:
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
     raise OSError(errno.ENOENT, f"no user {user or ' or '.join(USERS)}")
+
+
+def _uids(names: Sequence[str]) -> frozenset[int]:
+    """Of those users that exist."""
+    found = set()
+    for name in names:
+        with contextlib.suppress(KeyError):
+            found.add(pwd.getpwnam(name).pw_uid)
+    return frozenset(found)
 
 
 def daemonize() -> None:

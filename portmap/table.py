@@ -7,14 +7,15 @@ Rules.  Only local callers change anything.  Over the unix socket the kernel say
 loopback a source port that only root can bind makes a caller privileged; anyone else there is `unknown`, whatever its
 AUTH_SYS credential says.
 
-    SET     a port below 1024, 2049, or a program of GUARDED (when root started us): privileged callers only
+    SET     a port below 1024, 2049, or a program of GUARDED (when root started us): privileged callers only; a program of
+            `services` the users named there too
             a taken (program, version, netid): refused, unless the address is the same
             100000 itself: never
     UNSET   privileged callers everything but 100000; a uid what it set; `unknown` what `unknown` set
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from oncrpc.pmap import NETIDS, PMAP_PROG, Rpcb, split_universal
@@ -49,9 +50,11 @@ class Caller:
 class Table:
     """(program, version, netid) -> struct rpcb"""
 
-    def __init__(self, *, guarded: bool = True) -> None:
-        """guarded  the programs of GUARDED need privilege: when root started us"""
-        self.guarded = guarded
+    def __init__(self, *, guarded: bool = True, services: Mapping[int, frozenset[int]] | None = None) -> None:
+        """guarded   the programs of GUARDED need privilege: when root started us
+        services  program -> uids that may register it all the same: daemons that are not root when they do
+        """
+        self.guarded, self._services = guarded, services or {}
         self._entries: dict[tuple[int, int, str], Rpcb] = {}
 
     def __iter__(self) -> Iterator[Rpcb]:
@@ -82,7 +85,7 @@ class Table:
     def _may_have(self, caller: Caller, prog: int, port: int) -> bool:
         if caller.privileged:
             return True
-        if self.guarded and prog in GUARDED:
+        if self.guarded and prog in GUARDED and caller.uid not in self._services.get(prog, ()):
             return False
         return port == 0 or (port >= RESERVED_PORTS and port != NFS_PORT)
 

@@ -45,6 +45,18 @@ def test_compare_measures_the_floor_and_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(base) == []
 
 
+@pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler for floor.c")
+def test_compare_ends_at_term_and_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCH / "compare"), "--side", "floor", "--work", "getattr", "--seconds", "600",
+               "--dir", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("date ")  # servers stand, the load begins
+        running.terminate()
+        assert running.wait(60) == 143
+    assert os.listdir(tmp_path) == []
+
+
 def test_compare_ends_when_a_side_that_was_asked_for_is_absent(tmp_path: Path) -> None:
     done = _compare("--side", "unfs3", "--unfs3", str(tmp_path / "none"), "--work", "null", "--dir", str(tmp_path))
     assert done.returncode == 1

@@ -80,6 +80,39 @@ def test_registers_with_rpcbind_over_its_socket(mountd: Mountd, tree: Path) -> N
         rpcbind.wait(DEADLINE_S)
 
 
+def test_statd_of_nfs_utils_registers_with_our_portmap() -> None:
+    """It is its own user by then, and removes its registration when it ends."""
+    statd = shutil.which("rpc.statd", path="/usr/sbin:/sbin:/usr/bin")
+    if statd is None:
+        pytest.skip("no rpc.statd of nfs-utils here")
+    ready, written = os.pipe()
+    mapper = subprocess.Popen([sys.executable, "-m", "portmap", "-d", "-l", "--ready-fd", str(written)], cwd=TREE,
+                              pass_fds=[written], stderr=subprocess.DEVNULL)
+    os.close(written)
+    subprocess.run(["cp", "-a", "/var/lib/nfs", "/run/nfs"], check=True)  # with its owner, whom rpc.statd becomes
+    owner = str(Path("/run/nfs/sm").stat().st_uid)
+
+    def status() -> set[tuple[str, str]]:
+        with Rpcbind("/run/rpcbind.sock") as asked:
+            return {(entry.netid, entry.owner) for entry in asked.dump() if entry.prog == 100024}
+
+    try:
+        assert os.read(ready, 64).startswith(b"READY")
+        process = subprocess.Popen([statd, "-F", "--no-notify", "-P", "/run/nfs"], stderr=subprocess.DEVNULL)
+        try:
+            wanted = {(netid, owner) for netid in ("udp", "tcp", "udp6", "tcp6")}
+            wait_until(lambda: status() == wanted, "rpc.statd registers", lambda: str(status()))
+        finally:
+            process.terminate()
+            process.wait(DEADLINE_S)
+        wait_until(lambda: not status(), "rpc.statd unregisters")
+    finally:
+        mapper.terminate()
+        assert mapper.wait(DEADLINE_S) == 0
+        os.close(ready)
+    assert not Path("/run/rpcbind.sock").exists()
+
+
 def ratio(port: int, vers: int, proc: int, args: bytes) -> float:
     """Bytes out by bytes in of one UDP call from a stranger."""
     call = pack_call(1, MOUNT_PROGRAM, vers, proc, args)

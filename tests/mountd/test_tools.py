@@ -107,6 +107,32 @@ def test_why_says_why_not(tree: Path, tmp_path: Path, client: str, path: str, wo
     assert f"refused: {reason}" in done.stdout
 
 
+@pytest.mark.parametrize(("line", "path", "words", "reason"), [
+    ("{t}/a *(rw)", "../a", [], "not the clean name of a directory"),
+    ("{t}/a 192.0.2.1(rw,sec=krb5)", "a", [], "sec=krb5, which is not served"),
+    ("{t}/a 192.0.2.1(rw,xprtsec=tls)", "a", [], "requires TLS"),
+    ("{t}/a 192.0.2.1(rw,refer=/x@198.51.100.1)", "a", [], "a referral (NFSv4 only)"),
+    ("{t}/a 192.0.2.1(rw,password=x)", "a", [], "no password"),
+    ("{t}/a 192.0.2.1(rw,password=x)", "@password:y", [], "wrong password"),
+    ("{t}/a 192.0.2.1(rw,password=x)", "@otp:00", [], "wrong one-time password"),
+    ("{t}/a -maproot=nobody-of-that-name 192.0.2.1", "a", [], "a user or group of the entry is not known"),
+    ("{t}/a -ro 192.0.2.1", "a/sub", [], "a directory below one that is exported without -alldirs"),
+    ("{t}/a -tls 192.0.2.1", "a", [], "requires TLS"),
+    ("{t}/a 192.0.2.1(rw)", "a", ["--hosts-access", "{d}"], "hosts.deny"),
+])
+def test_why_tells_each_refusal_with_its_line(tree: Path, tmp_path: Path, line: str, path: str, words: list[str],
+                                              reason: str) -> None:
+    exports = tmp_path / "exports"
+    exports.write_text(line.format(t=tree) + "\n")
+    (tmp_path / "hosts.deny").write_text("mountd: ALL\n")
+    asked = f"{path}{tree}/a" if path.startswith("@") else f"{tree}/{path}"
+    done = run("mountd", "why", "-f", str(exports), *(word.format(d=tmp_path) for word in words), "192.0.2.1", asked)
+    assert done.returncode == 1, done.stderr
+    assert f"refused: {reason}" in done.stdout
+    if not words and not path.startswith(".."):
+        assert f"decides: {exports}:1:" in done.stdout
+
+
 def test_why_with_a_bad_file_ends_with_2(tmp_path: Path) -> None:
     exports = tmp_path / "exports"
     exports.write_text("/a h (rw)\n")

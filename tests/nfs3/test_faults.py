@@ -17,6 +17,7 @@ from tests.tools.nfs3 import (
     FILE_SYNC,
     GUARDED,
     NF3FIFO,
+    NOENT,
     NOSPC,
     OK,
     ROFS,
@@ -29,7 +30,7 @@ from tests.tools.nfs3 import (
     unpack_result,
 )
 from tests.tools.rpc import ROOT, auth_sys, exchange
-from tests.tools.servers import ServerSet
+from tests.tools.servers import ServerSet, wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.kills]
 USER = auth_sys(1000, 1000)
@@ -160,6 +161,40 @@ def test_file_system_remounted_read_only_is_rofs_and_reads_go_on(ext4: Mounted) 
     run("mount", "-o", "remount,rw", str(ext4.export))
     assert nfs.write(fh, b"CON").ok
     nfs.close()
+
+
+def test_another_disk_at_the_same_place_is_not_the_first_and_the_first_comes_back(ext4: Mounted) -> None:
+    """F20: taken out of the exports it can be unmounted; while another is there its handles are STALE, and then good again."""
+    nfs, top = ext4.client()
+    fh = nfs.create(top, b"file").must().h
+    nfs.write(fh, b"content", stable=FILE_SYNC).must()
+    make_image(ext4.base / "other")
+    line = f'"{ext4.export}" 127.0.0.0/8(rw,no_root_squash,insecure)\n'
+
+    def swap(image: str) -> None:
+        """HUP without the export, the other disk, HUP with it."""
+        ext4.server.reload("")
+        wait_until(lambda: subprocess.run(["umount", str(ext4.export)], stderr=subprocess.DEVNULL).returncode == 0,
+                   deadline_s=60, what="umount")
+        assert nfs.getattr(fh).status in (STALE, BADHANDLE)
+        run("mount", "-o", "loop", str(ext4.base / image), str(ext4.export))
+        ext4.server.reload(line)
+        wait_until(lambda: mounts(ext4), deadline_s=15, what="the export is back")
+
+    swap("other")
+    assert nfs.getattr(fh).status == STALE
+    assert nfs.getattr(top).status == STALE
+    assert nfs.lookup(ext4.server.root(ext4.export), b"file").status == NOENT
+    swap("image")
+    assert nfs.read(fh).must().data == b"content"
+    assert ext4.server.root(ext4.export) == top
+    nfs.close()
+
+
+def mounts(mounted: Mounted) -> bool:
+    mount = mounted.server.mount()
+    with closing(mount.transport):
+        return mount.mnt(os.fsencode(mounted.export)).status == 0
 
 
 # --- restarts -------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -216,6 +217,16 @@ def test_foreign_nfsd_lends_a_slot_and_a_signal_ends_it_with_0(server: Server) -
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=10)[0] == "b''\n"
     assert process.returncode == 0
+    assert wait_for(lambda: len(server.status()["slots"]) == 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="sends the signal at a system call")
+def test_signal_between_asking_and_waiting_ends_nfsd_too(server: Server) -> None:
+    code = "import signal; from nfssvc_shim.call import nfssvc; signal.signal(signal.SIGINT, lambda *a: None); print(nfssvc(4))"
+    ran = subprocess.run(["strace", "-qq", "-o", "/dev/null", "-e", "inject=sendmsg:signal=INT", sys.executable, "-c", code],
+                         stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | {"NFSSVC_SOCKET": str(server.path)},
+                         timeout=60)
+    assert (ran.returncode, ran.stdout) == (0, "b''\n")
     assert wait_for(lambda: len(server.status()["slots"]) == 2)  # type: ignore[arg-type]
 
 

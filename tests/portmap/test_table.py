@@ -46,6 +46,18 @@ def test_port_mapper_of_an_ordinary_user_guards_no_programs() -> None:
     assert Table(guarded=False).set(UNKNOWN, 100003, 3, "tcp", addr(5000))
 
 
+def test_service_registers_its_own_guarded_program_and_no_other() -> None:
+    """rpc.statd is not root any more when it registers."""
+    table = Table(services={100024: frozenset({1000})})
+    assert table.set(USER, 100024, 1, "tcp", addr(5000))
+    assert not table.set(OTHER, 100024, 1, "udp", addr(5000))
+    assert not table.set(UNKNOWN, 100024, 1, "udp", addr(5000))
+    assert not table.set(USER, 100021, 4, "tcp", addr(5000))
+    assert not table.set(USER, 100024, 1, "udp", addr(700))
+    assert not table.unset(OTHER, 100024, 1)
+    assert table.unset(USER, 100024, 1)
+
+
 def test_taken_entry_is_refused_unless_it_is_the_same() -> None:
     table = Table()
     assert table.set(USER, 7, 1, "tcp", addr(5000))
