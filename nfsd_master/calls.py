@@ -102,8 +102,19 @@ class Calls:
             exptab.check(args)
             self._reply(client, msg)
             return
-        table = exptab.changed(self._control.table or {}, args)
-        self._control.install(table, lambda error, body: self._reply(client, msg, body, errno=error))
+        before = self._control.table or {}
+
+        def installed(error: int, body: bytes) -> None:
+            """One export that no worker can open is not exported: it goes again, and its caller is told why."""
+            said = exptab.refused(body) if not args.whole and not error else {}
+            failed = next((said[export.expid] for export in args.exports if said.get(export.expid)), 0)
+            if not failed:
+                self._reply(client, msg, body, errno=error)
+                return
+            self._control.install(exptab.without(self._control.table or {}, args, before),
+                                  lambda error, body: self._reply(client, msg, errno=failed))
+
+        self._control.install(exptab.changed(before, args), installed)
 
     def call_getfh(self, client: Client, msg: Message, fds: list[int]) -> None:
         unpack_getfh_args(msg.body)

@@ -12,12 +12,13 @@ import errno
 import hashlib
 import os
 import stat
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
 from nfssvc_shim.channel import MAX_BODY
-from nfssvc_shim.flags import Ex, Nxa
-from nfssvc_shim.records import MAX_EXPORTS, Export, ExportArgs, pack_export_args, unpack_export_args
+from nfssvc_shim.flags import Ex, Nx, Nxa
+from nfssvc_shim.records import MAX_EXPORTS, Export, ExportArgs, Net, pack_export_args, unpack_export_args
 from oncrpc.xdr import XdrError
 
 MAGIC = b"NFSDEXP1"
@@ -46,12 +47,40 @@ def changed(table: Table, args: ExportArgs) -> dict[int, Export]:
 
 def _insert(new: dict[int, Export], args: ExportArgs, *, known_ok: bool) -> dict[int, Export]:
     for export in args.exports:
+        if not args.whole:
+            _check_nets(export)
         old = new.get(export.expid)
         if old is not None and (not known_ok or old.path != export.path):
             raise OSError(errno.EEXIST, f"export id {export.expid:#x}")
         new[export.expid] = export
     if len(new) > MAX_EXPORTS:
         raise OSError(errno.ENOBUFS, f"more than {MAX_EXPORTS} exports")
+    return new
+
+
+def _check_nets(export: Export) -> None:
+    """As macOS: one entry for everyone (EEXIST), one a network unless the second says the same (EPERM)."""
+    seen: dict[tuple[bytes, int], Net] = {}
+    for net in export.nets:
+        if net.flags & Nx.DEFAULTEXPORT and any(n.flags & Nx.DEFAULTEXPORT for n in seen.values()):
+            raise OSError(errno.EEXIST, "a second entry for everyone")
+        if seen.setdefault((net.address.packed, net.prefix), net) != net:
+            raise OSError(errno.EPERM, f"{net.address}/{net.prefix} twice, with other options")
+
+
+def refused(body: bytes) -> dict[int, int]:
+    """What a worker said about single exports: expid -> errno."""
+    words = struct.unpack(f">{len(body) // 8 * 2}I", body[:len(body) // 8 * 8])
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def without(table: Table, args: ExportArgs, before: Table) -> dict[int, Export]:
+    """`table` with the exports of `args` as they were in `before`."""
+    new = dict(table)
+    for export in args.exports:
+        new.pop(export.expid, None)
+        if export.expid in before:
+            new[export.expid] = before[export.expid]
     return new
 
 

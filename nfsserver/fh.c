@@ -462,6 +462,10 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 		return errno;
 	}
 	int is_dir = S_ISDIR(st.st_mode);
+	if (!is_dir && !(S_ISREG(st.st_mode) && flags & EX_REGULAR)) {
+		close(fd);
+		return EINVAL; /* nfssvc(2): not a directory */
+	}
 	dirfd = open(path, (is_dir ? O_DIRECTORY : 0) | O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	if (dirfd < 0) {
 		int e = errno;
