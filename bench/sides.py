@@ -33,7 +33,7 @@ START_LIMIT_S = 20
 STOP_LIMIT_S = 5
 OURS = "{unfsd} -d -p -l 127.0.0.1 -e {exports} -i {statedir}/unfsd.pid -n {port} -m {port} --workers {workers}"
 GANESHA_CONF = """
-NFS_CORE_PARAM {{ Protocols = 3; NFS_Port = {port}; MNT_Port = {mount_port}; Enable_NLM = false;
+NFS_CORE_PARAM {{ Protocols = 3; NFS_Port = {port}; MNT_Port = {mount_port}; Enable_NLM = false; Enable_RQUOTA = false;
   mount_path_pseudo = false; Plugins_Dir = /usr/lib/x86_64-linux-gnu/ganesha; }}
 NFSV4 {{ Graceless = true; RecoveryBackend = fs; }}
 EXPORT_DEFAULTS {{ SecType = sys; }}
@@ -267,8 +267,7 @@ def enter_namespace() -> NoReturn:
                               "--kill-child", sys.executable, *sys.argv])
 
     def pass_on(*_: object) -> None:
-        parent, _ticks = nfsload.process_times()
-        for pid in [p for p, above in parent.items() if above == outer.pid]:
+        for pid in [p for p, above in nfsload.parents().items() if above == outer.pid]:
             os.kill(pid, signal.SIGTERM)
 
     signal.signal(signal.SIGTERM, pass_on)
