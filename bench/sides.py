@@ -247,10 +247,10 @@ def fsync_cost_us(folder: Path, turns: int = 100) -> float:
 
 
 def machine(folder: Path) -> dict[str, object]:
-    kind = subprocess.run(["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True).stdout.strip()
+    kind = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", str(folder)], capture_output=True, text=True).stdout.strip()
     return {"date": time.strftime("%Y-%m-%d %H:%M:%S %z"), "kernel": platform.release(), "cpus": os.cpu_count(),
             "load": os.getloadavg()[0], "python": platform.python_version(), "file_system": kind,
-            "command": shlex.join(sys.argv)}
+            "command": shlex.join([f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]])}
 
 
 def in_namespace() -> bool:

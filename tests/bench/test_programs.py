@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("numpy")
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 LIMIT_S = 120
+GUESTS = Path(os.environ.get("VMLAB_CACHE", Path.home() / ".cache" / "vmlab"))
 
 
 @pytest.fixture
@@ -75,3 +76,17 @@ def test_client_says_when_there_is_no_server_to_compare() -> None:
                           capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 1
     assert done.stderr == "note: unfs3 left out: not here\n"
+
+
+@pytest.mark.root
+def test_client_times_a_piece_of_work_in_a_guest(tmp_path: Path) -> None:
+    if not GUESTS.is_dir() or not any(GUESTS.iterdir()):
+        pytest.skip("the laboratory is not built: lab/vmlab build")
+    out = tmp_path / "out.json"
+    command = [sys.executable, str(BENCH / "client"), "--side", "ours", "--work", "ls_lR", "--files", "30", "--rounds", "1",
+               "--timeout", "100", "--json", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    clock, processor = json.loads(out.read_text())["seconds"]["ours"]["ls_lR"][0]
+    assert clock > 0
+    assert processor >= 0

@@ -11,8 +11,8 @@ import pytest
 pytest.importorskip("numpy")
 REPORT = Path(__file__).resolve().parents[2] / "bench/report"
 MACHINE = {"date": "2026-01-02 03:04:05 +0000", "kernel": "6.1.0-x", "cpus": 2, "load": 0.5, "python": "3.11.7",
-           "file_system": "ext2/ext3", "fsync_us": 123.4,
-           "command": "/home/me/tree/bench/compare --unfs3 /home/me/unfsd --rounds 1 --json /home/me/out.json"}
+           "file_system": "ext4", "fsync_us": 123.4,
+           "command": "bench/compare --unfs3 /home/me/unfsd --rounds 1 --json /home/me/out.json"}
 
 
 def _row(cpu_us: float) -> dict[str, object]:
