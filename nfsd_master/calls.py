@@ -88,6 +88,7 @@ class Calls:
     def on_gone(self, client: Client) -> None:
         """Hanging up ends what the connection lent and relayed."""
         self._control.traces.on_gone(client)
+        self._control.upcalls.on_gone(client)
         if self._control.mountd is client:
             self._control.mountd = None
         if client in self._lenders:
@@ -193,9 +194,17 @@ class Calls:
         """The caller lends one slot; it is answered when the slot or the server ends."""
         if self._control.n_workers + len(self._lenders) >= N_SLOTS:
             raise OSError(errno.EBUSY, f"{N_SLOTS} slots run")
+        (can_be_asked,) = struct.unpack(">I", msg.body) if msg.body else (0,)
+        if can_be_asked > 1:
+            raise OSError(errno.EINVAL, f"NFSD with {can_be_asked}")
         client.lent.append(msg)
         self._lenders.append(client)
         self._apply_total()
+        if can_be_asked:
+            self._control.upcalls.add(client, msg)
+
+    def call_authin(self, client: Client, msg: Message, fds: list[int]) -> None:
+        self._control.upcalls.answered(client, msg)
 
     def return_lent(self) -> None:
         for client in dict.fromkeys(self._lenders):
@@ -308,10 +317,10 @@ _CALLS: dict[int, Callable[[Calls, Client, Message, list[int]], None]] = {
     Nfssvc.ZEROSTATS: Calls.call_zerostats, Nfssvc.SRVSTATS: Calls.call_srvstats, Nfssvc.GETFH: Calls.call_getfh,
     Nfssvc.FHOPEN: Calls.call_fhopen, Nfssvc.MOUNTD: Calls.call_mountd, Nfssvc.STATUS: Calls.call_status,
     Nfssvc.WORKERS: Calls.call_workers, Nfssvc.SUSPEND: Calls.call_suspend, Nfssvc.VERBOSE: Calls.call_verbose,
-    Nfssvc.TRACE: Calls.call_trace,
+    Nfssvc.TRACE: Calls.call_trace, Nfssvc.AUTHIN: Calls.call_authin,
 }
 
-_WITHOUT_BODY = frozenset((Nfssvc.NFSD, Nfssvc.EXPORTSTATS, Nfssvc.USERSTATS, Nfssvc.USERCOUNT, Nfssvc.ZEROSTATS, Nfssvc.MOUNTD,
+_WITHOUT_BODY = frozenset((Nfssvc.EXPORTSTATS, Nfssvc.USERSTATS, Nfssvc.USERCOUNT, Nfssvc.ZEROSTATS, Nfssvc.MOUNTD,
                            Nfssvc.STATUS))
 _SUMS_ALONE = struct.pack(">I", 1)  # SRVSTATS without the workers' rows
 

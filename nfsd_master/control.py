@@ -43,6 +43,7 @@ from .settings import Settings
 from .slots import Slot, Slots
 from .stats import Stats
 from .traces import Traces
+from .upcalls import Upcalls
 
 ACCEPTS = 64             # connections a listener and turn
 RETRY_S = 0.1            # after a lack of descriptors
@@ -60,13 +61,15 @@ class Control:
         self.loop = Loop()
         self.state = State(STATE_FD)
         self.stats = Stats(self.state)
-        self.slots = Slots(self.loop, self.state, on_gone=self._slot_gone, on_alive=self._slot_alive, on_hung=self._slot_hung)
+        self.slots = Slots(self.loop, self.state, on_gone=self._slot_gone, on_alive=self._slot_alive, on_hung=self._slot_hung,
+                           on_question=self._slot_asks)
         self.table: dict[int, Export] | None = exptab.load(EXPORTS_FD)
         self._encoded = -1, b""                 # generation, and the table of it
         self.n_workers: int = options.workers   # without lent slots
         self.verbose: int = options.verbose
         self.addresses: list[str] = []
         self.traces = Traces(self)
+        self.upcalls = Upcalls(self)
         self.calls = Calls(self)
         self.call_socket = CallSocket(self.loop, socket.socket(fileno=CALL_FD), options.server_uid, self.state,
                                       on_call=self.calls.on_call, on_gone=self.calls.on_gone)
@@ -148,6 +151,7 @@ class Control:
         if self.state.words[H_SUSPENDED]:
             self.slots.request(slot, Nfssvc.SUSPEND, b"\0\0\0\1", [], lambda msg, fds: None)
         self.traces.to_slot(slot)
+        self.upcalls.joins(slot)
         for fd in fds[1:]:
             self.slots.request(slot, Nfssvc.ADDSOCK, pack_nfsd_args(NfsdArgs(None, number)), [fd],
                                lambda msg, fds: _warn(msg, f"worker {number}: UDP socket", expected=errno.EEXIST))
@@ -168,6 +172,9 @@ class Control:
         self.calls.workers_changed()
         if self.stopping and not self.slots.slots:
             self._maybe_end()
+
+    def _slot_asks(self, slot: Slot, msg: Message) -> None:
+        self.upcalls.ask(slot, msg)
 
     def _slot_hung(self, slot: Slot) -> None:
         self.tell_master(Nfssvc.SLOT, struct.pack(">2I", slot.number, slot.incarnation))

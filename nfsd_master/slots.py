@@ -58,12 +58,13 @@ class Slot:
 
 
 class Slots:
-    """All workers.  on_gone(slot) is called when a worker's channel has ended, on_alive(slot) at its first message."""
+    """All workers.  on_gone(slot) is called when a worker's channel has ended, on_alive(slot) at its first message,
+    on_question(slot, message) when it asks something."""
 
     def __init__(self, loop: Loop, state: State, *, on_gone: Callable[[Slot], None], on_alive: Callable[[Slot], None],
-                 on_hung: Callable[[Slot], None]) -> None:
+                 on_hung: Callable[[Slot], None], on_question: Callable[[Slot, Message], None]) -> None:
         self._loop, self._state = loop, state
-        self._on_gone, self._on_alive, self._on_hung = on_gone, on_alive, on_hung
+        self._on_gone, self._on_alive, self._on_hung, self._on_question = on_gone, on_alive, on_hung, on_question
         self.slots: dict[int, Slot] = {}
         loop.call_later(PING_S, self._ping)
 
@@ -121,6 +122,12 @@ class Slots:
         slot.queue.append((Message(flag, slot.serial, body), fds))
         self._flush(slot)
 
+    def answer(self, slot: Slot, msg: Message) -> None:
+        """The answer to a question of a worker's, if it is still there."""
+        if self.slots.get(slot.number) is slot:
+            slot.queue.append((msg, []))
+            self._flush(slot)
+
     def _flush(self, slot: Slot) -> None:
         while slot.queue:
             msg, fds = slot.queue[0]
@@ -162,6 +169,9 @@ class Slots:
         self._answered(slot, msg, fds)
 
     def _answered(self, slot: Slot, msg: Message, fds: list[int]) -> None:
+        if msg.flag == Nfssvc.NEEDAUTH:
+            self._on_question(slot, msg)
+            return
         request = slot.requests.get(msg.serial)
         if request is None or msg.flag != Nfssvc.FHOPEN:  # nobody asked for a descriptor
             for fd in fds:

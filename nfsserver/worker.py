@@ -43,6 +43,7 @@ from ._vnode import ffi, lib
 from .acl import nfs_acl
 from .exports import DENIED, READONLY, Table
 from .groups import Groups
+from .kerb4 import Kerb4
 from .procs import NFS_PROGRAM, Call, nfs3
 from .procs2 import nfs2
 from .relay import MountRelay
@@ -95,8 +96,9 @@ class Worker:
         self._messages: dict[int, Callable[[Message, list[int]], None]] = {
             Nfssvc.ADDSOCK: self._addsock, Nfssvc.EXPORT: self._export, Nfssvc.GETFH: self._getfh, Nfssvc.FHOPEN: self._fhopen,
             Nfssvc.RELAY: self._add_relay, Nfssvc.STOP: self._stop, Nfssvc.SUSPEND: self._suspend, Nfssvc.VERBOSE: self._verbose,
-            Nfssvc.TRACE: self._trace,
+            Nfssvc.TRACE: self._trace, Nfssvc.AUTHIN: self._authin, Nfssvc.NEEDAUTH: lambda msg, fds: self._kerb4.answered(msg),
         }
+        self._kerb4 = Kerb4(self._server, channel, _peer_of)
         rpc.rpc_trace_names(self._server.engine, ffi.addressof(lib, "vn_trace_export"), ffi.addressof(lib, "vn_trace_path"))
 
     # ---- running
@@ -390,6 +392,10 @@ class Worker:
         log.setLevel(max(logging.DEBUG, min(logging.ERROR, log.getEffectiveLevel() - 10 * step)))
         self._channel.reply(msg)
 
+
+    def _authin(self, msg: Message, fds: list[int]) -> None:
+        self._kerb4.switch(bool(Unpacker(msg.body).unpack_uint()))
+        self._channel.reply(msg)
 
     def _trace(self, msg: Message, fds: list[int]) -> None:
         """Copies of calls go to the descriptor from now on; without one, no longer."""

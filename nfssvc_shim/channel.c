@@ -68,7 +68,7 @@ static int connect_default(int sock)
 }
 
 /* ENOSYS: no server, as a kernel without one; EPERM: the socket is not for this user. */
-static int open_call(const char *path, unsigned flag, int *sock)
+int nfssvc_open(const char *path, unsigned flag, int *sock)
 {
 	struct timeval deadline = { .tv_sec = DEADLINE_S };
 	*sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
@@ -169,14 +169,20 @@ static int read_memfd(struct nfssvc_msg *msg, size_t len)
 	return err;
 }
 
-static int read_packet(const unsigned char *packet, size_t len, unsigned flag, struct nfssvc_msg *msg)
+static int may_come(unsigned came, unsigned flag)
+{
+	return came == flag || (flag == W_NFSD && (came == W_NEEDAUTH || came == W_AUTHIN));
+}
+
+static int read_packet(const unsigned char *packet, size_t len, unsigned flag, struct nfssvc_msg *msg, unsigned *came)
 {
 	struct header head;
 	if (len < sizeof head)
 		return EPROTO;
 	memcpy(&head, packet, sizeof head);
 	uint32_t wide = be(head.flag) & BY_MEMFD, body_len = be(head.length);
-	if (be(head.magic) != MAGIC || be(head.version) != VERSION || (be(head.flag) & ~BY_MEMFD) != flag || be(head.serial) != SERIAL)
+	*came = be(head.flag) & ~BY_MEMFD;
+	if (be(head.magic) != MAGIC || be(head.version) != VERSION || !may_come(*came, flag) || be(head.serial) != SERIAL)
 		return EPROTO;
 	if (wide && (len != sizeof head || !msg->n_reply_fds))
 		return EPROTO;
@@ -197,7 +203,7 @@ static int read_packet(const unsigned char *packet, size_t len, unsigned flag, s
 }
 
 /* NFSD ends with 0 when a signal comes or the server goes (nfssvc(2), RETURN VALUES); anything else waits on. */
-static int receive_reply(int sock, unsigned flag, const sigset_t *mask, struct nfssvc_msg *msg)
+static int receive_reply(int sock, unsigned flag, const sigset_t *mask, struct nfssvc_msg *msg, unsigned *came)
 {
 	union { struct cmsghdr align; char room[CMSG_SPACE(NFSSVC_MAXFDS * sizeof(int))]; } control;
 	size_t room = sizeof(struct header) + MAX_INLINE;
@@ -220,7 +226,7 @@ static int receive_reply(int sock, unsigned flag, const sigset_t *mask, struct n
 		err = flag == W_NFSD ? 0 : ECONNRESET;
 	else {
 		take_fds(&mh, msg);
-		err = mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? EPROTO : read_packet(packet, (size_t)n, flag, msg);
+		err = mh.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? EPROTO : read_packet(packet, (size_t)n, flag, msg, came);
 	}
 	free(packet);
 	return flag == W_NFSD && err == ECONNRESET ? 0 : err;
@@ -235,32 +241,41 @@ void nfssvc_release(struct nfssvc_msg *msg)
 	msg->reply_len = 0;
 }
 
-static int ask(int sock, unsigned flag, const sigset_t *mask, struct nfssvc_msg *msg)
+static int ask(int sock, unsigned flag, const sigset_t *mask, struct nfssvc_msg *msg, unsigned *came)
 {
 	int err = send_request(sock, flag, msg);
 	/* A server that answers before it has read (EPERM) may have closed: its answer still lies in the socket. */
-	return err && err != EPIPE ? err : receive_reply(sock, flag, mask, msg);
+	return err && err != EPIPE ? err : receive_reply(sock, flag == W_AUTHIN ? W_NFSD : flag, mask, msg, came);
 }
 
 /* The signals of NFSD wait until we do: one that came between asking and waiting would otherwise end nothing. */
-int nfssvc_exchange(const char *path, unsigned flag, struct nfssvc_msg *msg)
+int nfssvc_talk(int sock, unsigned flag, struct nfssvc_msg *msg, unsigned *came)
 {
 	sigset_t all, mask;
-	int sock, err;
+	int waits = flag == W_NFSD || flag == W_AUTHIN, err;
 	msg->reply = NULL;
 	msg->reply_len = msg->n_reply_fds = 0;
-	if ((err = open_call(path, flag, &sock)) != 0)
-		return err;
+	*came = flag;
 	sigfillset(&all);
-	if (flag == W_NFSD && (err = pthread_sigmask(SIG_BLOCK, &all, &mask)) != 0) {
-		close(sock);
+	if (waits && (err = pthread_sigmask(SIG_BLOCK, &all, &mask)) != 0)
 		return err;
-	}
-	err = ask(sock, flag, &mask, msg);
-	close(sock);
-	if (flag == W_NFSD)
+	err = ask(sock, flag, &mask, msg, came);
+	if (waits)
 		pthread_sigmask(SIG_SETMASK, &mask, NULL);
 	if (err)
 		nfssvc_release(msg);
+	return err;
+}
+
+int nfssvc_exchange(const char *path, unsigned flag, struct nfssvc_msg *msg)
+{
+	unsigned came;
+	int sock, err;
+	msg->reply = NULL;
+	msg->reply_len = msg->n_reply_fds = 0;
+	if ((err = nfssvc_open(path, flag, &sock)) != 0)
+		return err;
+	err = nfssvc_talk(sock, flag, msg, &came);
+	close(sock);
 	return err;
 }

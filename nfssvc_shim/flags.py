@@ -28,6 +28,8 @@ class Nfssvc(IntEnum):
     TRACE = 0x400000      # copies of calls and replies, while the caller's connection lasts; root, the server's uid
     SUSPEND = 0x800000    # FreeBSD SUSPENDNFSD / RESUMENFSD: body u32 1 or 0
     VERBOSE = 0x1000000   # change of the log level: body i32, added to it
+    NEEDAUTH = 0x20000000  # 4.4BSD's ENEEDAUTH, server -> caller of NFSD: whose ticket is this?; worker -> control: the same
+    AUTHIN = 0x40000000   # caller of NFSD -> server: his, or nobody's (AUTHINFAIL); control -> worker: are there such callers?
     # Inside the server only (master, control half, workers); refused on the call socket.
     SLOT = 0x2000000      # master -> control: a worker was started; descriptors: its channel, its UDP sockets
     STOP = 0x4000000      # master -> control, control -> worker: finish what runs, then end

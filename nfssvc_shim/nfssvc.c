@@ -230,23 +230,15 @@ static int macos(int flags, void *argp)
 
 API int (nfssvc)(int flags, void *argstructp) { return done(macos(flags, argstructp)); }
 
-/* 4.4BSD.  There is no NFS client and no Kerberos 4 here: what asks for one is answered as by a kernel built without
- * (ENOSYS); AUTHIN and AUTHINFAIL name a request that waits for them, and none ever does, so the daemon goes on serving,
- * as 4.4BSD does when nsd_nfsd names no waiting request.  A second UDP socket is EPERM there, not EEXIST. */
-enum { B_BIOD = 0x002, B_NFSD = 0x004, B_ADDSOCK = 0x008, B_AUTHIN = 0x010, B_GOTAUTH = 0x040, B_AUTHINFAIL = 0x080, B_MNTD = 0x100 };
-
-static int bsd44_nfsd(const void *argp)
-{
-	struct nfsd_srvargs args;
-	int err = nfssvc_copyin(&args, argp, sizeof args);
-	return err ? err : nfsd();
-}
+/* 4.4BSD.  There is no NFS client here: what asks for one is answered as by a kernel built without (ENOSYS).  NFSD with AUTHIN and
+ * AUTHINFAIL is in bsd44.c.  A second UDP socket is EPERM there, not EEXIST. */
+enum { B_BIOD = 0x002, B_NFSD = 0x004, B_ADDSOCK = 0x008, B_AUTHIN = BSD44_AUTHIN, B_GOTAUTH = 0x040, B_AUTHINFAIL = 0x080, B_MNTD = 0x100 };
 
 static int bsd44(int flags, void *argp)
 {
 	switch (flags) {
 	case B_NFSD: case B_NFSD | B_AUTHIN: case B_NFSD | B_AUTHINFAIL:
-		return bsd44_nfsd(argp);
+		return nfssvc_bsd44_nfsd(flags, argp);
 	case B_ADDSOCK: {
 		int err = addsock(argp);
 		return err == EEXIST ? EPERM : err;

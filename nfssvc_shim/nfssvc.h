@@ -201,6 +201,11 @@ struct ext_nfsstats { /* 564 bytes */
 #define NFSSVC_GOTAUTH 0x040
 #define NFSSVC_AUTHINFAIL 0x080
 #define NFSSVC_MNTD 0x100
+#define RPCAUTH_MAXSIZ 400 /* room at nsd_authstr and nsd_verfstr */
+#define RPCAUTH_KERB4 4
+#ifndef ENEEDAUTH
+#define ENEEDAUTH 81 /* BSD's number; Linux has none of that name */
+#endif
 #elif defined(NFSSVC_PERSONALITY_FREEBSD)
 #define nfssvc nfssvc_freebsd
 #define NFSSVC_NOPUBLICFH 0x00000020

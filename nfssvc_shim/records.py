@@ -19,6 +19,7 @@ from .flags import Ex, Nx, Nxa
 
 MAX_PATH = 4095          # PATH_MAX less its NUL
 MAX_GROUPS = 65536       # NGROUPS_MAX of Linux
+MAX_SENT_GROUPS = 16     # of one credential: gids<16> of RFC 5531 appendix A
 MAX_NETS = 65536         # entries of one export; a netgroup can be large
 MAX_EXPORTS = 16384      # places in the shared statistics table
 MAX_FLAVORS = 5          # NX_MAXSECFLAVORS
@@ -443,3 +444,71 @@ def unpack_trace_args(body: bytes) -> TraceArgs:
     if not 1 <= snap <= MAX_SNAP:
         raise XdrError(f"{snap} bytes of each message")
     return TraceArgs(client, prefix, uid if by_uid else None, check_path(export, absolute=bool(export)), snap, number, expid)
+
+
+MAX_AUTH = 400           # RPCAUTH_MAXSIZ
+
+
+@dataclass(frozen=True, slots=True)
+class NeedAuth:
+    """Body of NEEDAUTH: a call came with a Kerberos 4 ticket; who is that?
+
+    number   of the question; the control half's, 0 from a worker
+    client   who sent it; uid: what its credential says (0 with a full name, as in 4.4BSD)
+    auth     nsd_authstr: length, ticket and window as they stood in the credential; verf nsd_verfstr: 12 encrypted bytes
+
+    struct needauth { unsigned number; address client; unsigned uid; opaque auth<400>; opaque verf<400>; };
+    """
+
+    client: Address
+    auth: bytes
+    verf: bytes
+    uid: int = 0
+    number: int = 0
+
+
+def pack_needauth(a: NeedAuth) -> bytes:
+    p = Packer()
+    p.pack_uint(a.number)
+    pack_address(p, a.client)
+    p.pack_uint(a.uid)
+    p.pack_opaque(a.auth)
+    p.pack_opaque(a.verf)
+    return bytes(p)
+
+
+def unpack_needauth(body: bytes) -> NeedAuth:
+    u = Unpacker(body)
+    number, client, uid = u.unpack_uint(), unpack_address(u), u.unpack_uint()
+    auth, verf = u.unpack_opaque(MAX_AUTH), u.unpack_opaque(MAX_AUTH)
+    u.check_end()
+    return NeedAuth(client, auth, verf, uid, number)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthIn:
+    """Body of AUTHIN: the answer to question `number`: `cred` (at most 16 groups), or nobody (ok False, 4.4BSD's AUTHINFAIL).
+
+    struct authin { unsigned number; bool ok; ucred cred; };
+    """
+
+    number: int
+    ok: bool
+    cred: Cred
+
+
+def pack_authin(a: AuthIn) -> bytes:
+    p = Packer()
+    p.pack_uint(a.number)
+    p.pack_bool(a.ok)
+    pack_cred(p, a.cred)
+    return bytes(p)
+
+
+def unpack_authin(body: bytes) -> AuthIn:
+    u = Unpacker(body)
+    args = AuthIn(u.unpack_uint(), u.unpack_bool(), unpack_cred(u))
+    u.check_end()
+    if len(args.cred.gids) > MAX_SENT_GROUPS:
+        raise XdrError(f"{len(args.cred.gids)} groups")
+    return args

@@ -22,7 +22,8 @@ struct header { uint32_t magic, version, flag, serial, error, length; };
 enum {
 	W_NFSD = 0x004, W_ADDSOCK = 0x008, W_EXPORTSTATS = 0x010, W_USERSTATS = 0x020, W_USERCOUNT = 0x040,
 	W_ZEROSTATS = 0x080, W_SRVSTATS = 0x100, W_EXPORT = 0x200, W_GETFH = 0x10000, W_FHOPEN = 0x20000,
-	W_STATUS = 0x100000, W_WORKERS = 0x200000, W_TRACE = 0x400000, W_SUSPEND = 0x800000, W_VERBOSE = 0x1000000
+	W_STATUS = 0x100000, W_WORKERS = 0x200000, W_TRACE = 0x400000, W_SUSPEND = 0x800000, W_VERBOSE = 0x1000000,
+	W_NEEDAUTH = 0x20000000, W_AUTHIN = 0x40000000
 };
 
 /* copy.c: the caller's memory, touched by the kernel so that a bad pointer is EFAULT and no crash. */
@@ -44,6 +45,14 @@ int nfssvc_pack_addsock(struct body *b, const struct nfsd_args *args, int *sock)
 int nfssvc_pack_export(struct body *b, const void *argp);
 
 /* channel.c: one request, one reply.  `msg` holds pointers that are ours, not the caller's. */
+int nfssvc_open(const char *path, unsigned flag, int *sock);
+/* A request and what comes for it over a connection that stays the caller's.  *came: `flag`; while NFSD waits (after it and AUTHIN)
+ * NFSD or NEEDAUTH */
+int nfssvc_talk(int sock, unsigned flag, struct nfssvc_msg *msg, unsigned *came);
 int nfssvc_exchange(const char *path, unsigned flag, struct nfssvc_msg *msg);
 void nfssvc_release(struct nfssvc_msg *msg); /* frees the reply, closes its descriptors */
+
+/* bsd44.c */
+int nfssvc_bsd44_nfsd(int flags, void *argp);
+#define BSD44_AUTHIN 0x010
 #endif

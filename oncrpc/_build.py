@@ -81,6 +81,9 @@ void rpc_deny_auth(struct call *c, u32 auth_stat);
 void rpc_drop(struct call *c);
 struct call *rpc_detach(struct call *c, size_t room);
 void rpc_complete(struct call *d);
+#define RPC_KERB4 ...
+void rpc_kerb4(struct rpc_engine *e, i32 row);
+int rpc_become(struct call *c, u32 uid, u32 gid, u32 n, const u32 *gids);
 int rpc_message(struct call *c, const u8 **msg, size_t *len);
 void rpc_relay(struct call *c, u32 serial, struct rpc_relay_head *head);
 u32 rpc_transport(struct call *c);

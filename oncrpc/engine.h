@@ -85,6 +85,12 @@ void rpc_drop(struct call *c);
 struct call *rpc_detach(struct call *c, size_t room);
 void rpc_complete(struct call *d);
 
+/* Calls with AUTH_KERB4 go to `row` (-1: they are refused, as at first), with AUTH_NONE's credential and the row that they asked for
+ * in call.word[0].  Whoever serves it detaches the call, finds out who it is for, and gives it that credential. */
+#define RPC_KERB4 4
+void rpc_kerb4(struct rpc_engine *e, i32 row);
+int rpc_become(struct call *c, u32 uid, u32 gid, u32 n, const u32 *gids); /* as if it had come with AUTH_SYS; -EINVAL, -ENOMEM */
+
 /* About a call. */
 int rpc_message(struct call *c, const u8 **msg, size_t *len);  /* from the xid on; for relaying; not for a detached call */
 void rpc_relay(struct call *c, u32 serial, struct rpc_relay_head *head);

@@ -188,6 +188,7 @@ struct engine {
 	u32 n_pool[16];
 	struct program programs[MAX_PROGRAMS];
 	u32 n_programs, last_program;
+	i32 kerb4_row;            /* -1: AUTH_KERB4 is refused */
 	u8 tails[MAX_ROWS];
 	u8 *region;
 	size_t region_pos;
@@ -1555,6 +1556,7 @@ static int message(struct engine *e, struct conn *conn, const struct rpc_peer *a
 		op_deny(c, GARBAGE_ARGS);
 		return 0;
 	}
+	bool asks = flavor == RPC_KERB4 && e->kerb4_row >= 0 && c->proc != 0;
 	if (flavor == SYS_FLAVOR) {
 		c->cred = auth_sys(e, conn, cred, cred_len);
 		if (c->cred == NONE && c->proc == 0)
@@ -1563,7 +1565,7 @@ static int message(struct engine *e, struct conn *conn, const struct rpc_peer *a
 			op_deny_auth(c, AUTH_BADCRED);
 			return 0;
 		}
-	} else if (flavor == NONE_FLAVOR || c->proc == 0) { /* NULL is answered whatever the flavor */
+	} else if (flavor == NONE_FLAVOR || c->proc == 0 || asks) { /* NULL is answered whatever the flavor */
 		c->cred = auth_none(e);
 	} else {
 		op_deny_auth(c, AUTH_REJECTEDCRED);
@@ -1574,7 +1576,8 @@ static int message(struct engine *e, struct conn *conn, const struct rpc_peer *a
 		op_deny(c, SYSTEM_ERR);
 		return 0;
 	}
-	c->row = (u32)row;
+	c->row = asks ? (u32)e->kerb4_row : (u32)row;
+	c->word[0] = asks ? (u64)row : 0;
 	c->arg = m + at;
 	u32 tail = e->tails[row];
 	if (tail && n - at >= tail) {
@@ -2153,6 +2156,7 @@ struct rpc_engine *rpc_new(const struct rpc_limits *limits)
 		errno = err;
 		return NULL;
 	}
+	e->kerb4_row = -1;
 	e->free_head = e->queue_head = e->queue_tail = e->oldest = e->newest = NONE;
 	e->batch = 2 * RECENT;
 	e->dice = e->key[0];
@@ -2304,6 +2308,26 @@ void rpc_deny_auth(struct call *c, u32 auth_stat) { op_deny_auth(c, auth_stat); 
 void rpc_drop(struct call *c) { op_drop(c); }
 struct call *rpc_detach(struct call *c, size_t room) { return op_detach(c, room); }
 void rpc_complete(struct call *d) { op_complete(d); }
+
+void rpc_kerb4(struct rpc_engine *pub, i32 row) { ENGINE(pub)->kerb4_row = row; }
+
+int rpc_become(struct call *c, u32 uid, u32 gid, u32 n, const u32 *gids)
+{
+	struct engine *e = ENGINE(c->eng);
+	struct rpc_cred cr = { .flavor = SYS_FLAVOR, .uid = uid, .gid = gid, .ngids = (u16)n };
+	if (n > RPC_GIDS)
+		return -EINVAL;
+	memcpy(cr.gids, gids, n * sizeof *gids);
+	u32 i = intern(e, &e->creds, &cr);
+	if (i == NONE)
+		return -ENOMEM;
+	if (c->detached) {
+		e->creds.pins[c->cred]--;
+		e->creds.pins[i]++;
+	}
+	c->cred = i;
+	return 0;
+}
 
 int rpc_message(struct call *c, const u8 **msg, size_t *len)
 {

@@ -298,6 +298,20 @@ class Server:
         """Serves a bound UDP socket, which is the server's from now on."""
         return self._attach(sock, lib.RPC_DGRAM)
 
+    def kerb4(self, handler: Raw | None) -> None:
+        """Calls with AUTH_KERB4 go to `handler` (rpc_kerb4 in engine.h); None: they are refused."""
+        if handler is not None and handler not in self.rows:
+            self.rows.append(handler)
+            self.names.append("AUTH_KERB4")
+        lib.rpc_kerb4(self.engine, -1 if handler is None else self.rows.index(handler))
+
+    def resume(self, call: Call, row: int) -> None:
+        """Serves a detached call that waited, as `row` of the table; a mistake is answered SYSTEM_ERR."""
+        try:
+            self.rows[row](call)
+        except Exception:
+            self._mistake(call)
+
     def relayed(self, sock: socket.socket, on_closed: Callable[[], None] | None = None) -> int:
         """Serves calls that another process received (struct rpc_relay_head), on a SOCK_SEQPACKET socket."""
         conn = self._attach(sock, lib.RPC_RELAYED)

@@ -26,6 +26,7 @@ from nfssvc_shim.channel import Channel, ProtocolError
 from nfssvc_shim.flags import Ex, Nfssvc, Nx, Nxa
 from nfssvc_shim.records import (
     Address,
+    AuthIn,
     Cred,
     Export,
     ExportArgs,
@@ -34,6 +35,7 @@ from nfssvc_shim.records import (
     Net,
     NfsdArgs,
     TraceArgs,
+    pack_authin,
     pack_export_args,
     pack_getfh_args,
     pack_nfsd_args,
@@ -263,7 +265,7 @@ def test_ordinary_user_may_ask_for_counters_and_nothing_else(server: Server) -> 
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=30,
                          env=os.environ | {"NFSSVC_SOCKET": str(server.path)})
     got = dict(line.split() for line in ran.stdout.splitlines())
-    inside = {"SLOT", "STOP", "READY", "LISTEN", "RELAY"}
+    inside = {"NEEDAUTH", "SLOT", "STOP", "READY", "LISTEN", "RELAY"}
     assert {name for name, number in got.items() if number == "0"} == {"SRVSTATS", "USERCOUNT", "STATUS"}
     assert {number for name, number in got.items() if number != "0" and name not in inside} == {str(errno.EPERM)}
 
@@ -291,7 +293,8 @@ def test_flags_that_are_no_call_are_einval_and_the_channel_stays(server: Server,
 def bodies(server: Server) -> dict[int, bytes]:
     return {Nfssvc.EXPORT: pack_export_args(server.table()), Nfssvc.GETFH: pack_getfh_args(GetfhArgs(EXPID, b"x", LOCAL, ME)),
             Nfssvc.ADDSOCK: pack_nfsd_args(NfsdArgs(LOCAL)), Nfssvc.WORKERS: b"\0\0\0\2", Nfssvc.SUSPEND: b"\0\0\0\0",
-            Nfssvc.TRACE: pack_trace_args(TraceArgs(LOCAL, 0, 1000, b"/x"))}
+            Nfssvc.TRACE: pack_trace_args(TraceArgs(LOCAL, 0, 1000, b"/x")),
+            Nfssvc.AUTHIN: pack_authin(AuthIn(1, True, ME))}
 
 
 def test_every_truncation_of_every_body_is_einval(server: Server) -> None:
@@ -428,7 +431,7 @@ def check(server: Server, *words: str) -> subprocess.CompletedProcess[str]:
 def test_check_asks_every_worker(server: Server) -> None:
     before = [s.words[S_TCPCONN] for s in server_stats(server).slots]
     ran = check(server)
-    assert (ran.returncode, ran.stdout) == (0, "ok: 2 workers answered NULL; 1 exports\n")
+    assert (ran.returncode, ran.stdout) == (0, "ok: 2 workers answered NULL; 1 exports\n"), ran.stderr
     # A worker writes this word at the end of a turn.
     assert wait_for(lambda: all(s.words[S_TCPCONN] > then for s, then in zip(server_stats(server).slots, before, strict=True)))
 
