@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 from nfssvc_shim import state
 
 from .names import ERRORS, PROCEDURES
-from .stats import ExportStat, Server, fetch_exports, fetch_server, fetch_status, fetch_user_count
+from .stats import ExportStat, Server, allowed, fetch_exports, fetch_server, fetch_status, fetch_user_count
 
 MAX_EXPORTS = 256        # series of each export metric; a table may have 16,384
 FIRST_BUCKET = 10        # 1 to 2 us: no call is faster; 2^36 ns is more than a minute
@@ -27,12 +27,16 @@ _CACHE = (("inprogress", state.C_INPROG_HITS), ("idempotent", state.C_IDEM_HITS)
 
 
 class NfsdCollector(Collector):
-    """Asks the server at each scrape; nfsd_up is 0, and nothing else there, when none answers."""
+    """Asks the server at each scrape; nfsd_up is 0, and nothing else there, when none answers.
+
+    Exports are shown to those who may see them.
+    """
 
     def collect(self) -> Iterator[Metric]:
         try:
-            server, exports, users = fetch_server(), fetch_exports(), fetch_user_count()
+            server, users = fetch_server(), fetch_user_count()
             version = str(fetch_status().get("version", ""))
+            exports = allowed(fetch_exports)
         except OSError:
             yield GaugeMetricFamily("nfsd_up", "Whether the server answers its call socket.", value=0)
             return
@@ -43,7 +47,8 @@ class NfsdCollector(Collector):
         yield GaugeMetricFamily("nfsd_active_users", "Pairs of user and client address seen lately.", value=users)
         yield from server_metrics(server)
         yield from worker_metrics(server)
-        yield from export_metrics(exports)
+        if exports is not None:
+            yield from export_metrics(exports)
 
 
 def server_metrics(server: Server) -> Iterator[Metric]:

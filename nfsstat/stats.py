@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from nfssvc_shim import state
 from nfssvc_shim.call import nfssvc
@@ -22,6 +22,8 @@ _SLOT = struct.Struct("=4I")
 _ROW = struct.Struct(f"={state.SLOT_WORDS}Q")
 _EXPORT_HEAD, _EXPORT = struct.Struct("=IQ"), struct.Struct("=1025s3Q")
 _USER_HEAD, _USER_PATH, _USER = struct.Struct("=II"), struct.Struct("=B1025s"), struct.Struct("=BI128s3Q2q")
+
+Record = TypeVar("Record")
 
 
 class BadStats(ValueError):
@@ -94,6 +96,14 @@ def fetch_exports() -> list[ExportStat]:
 
 def fetch_users() -> list[UserStat]:
     return unpack_users(nfssvc(Nfssvc.USERSTATS))
+
+
+def allowed(fetch: Callable[[], list[Record]]) -> list[Record] | None:
+    """What `fetch` gives; None when that is not for this user (SRVSTATS, USERCOUNT and STATUS are for everyone)."""
+    try:
+        return fetch()
+    except PermissionError:
+        return None
 
 
 def fetch_user_count() -> int:

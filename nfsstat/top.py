@@ -1,12 +1,14 @@
 """nfsstat top: what the server does now.
 
 Theory of operation: a sample every few seconds; rates are the difference of two samples by the time between them; a
-restart or ZEROSTATS gives a gap, never a negative number.  The screen is drawn by rich (extra `screen`); where standard output
-is no terminal, plain lines come instead, one block an interval.  Keys as in top(1): q ends, o r w sort exports and clients by
-calls, bytes read and bytes written, + and - change the interval, any other key asks now.
+restart or ZEROSTATS gives a gap, never a negative number.  While no server answers the screen says so and asks on.  The screen is
+drawn by rich (extra `screen`); where standard output is no terminal, plain lines come instead, one block an interval.  Keys as in
+top(1): q ends, o r w sort exports and clients by calls, bytes read and bytes written, + and - change the interval, any other key
+asks now.  Exports and clients are shown to those who may see them.
 """
 from __future__ import annotations
 
+import os
 import select
 import sys
 import termios
@@ -27,7 +29,7 @@ from nfssvc_shim import state
 
 from .macos import Naming
 from .names import PROCEDURES
-from .stats import ExportStat, Server, UserStat, fetch_exports, fetch_server, fetch_status, fetch_users, quantile_ns
+from .stats import ExportStat, Server, UserStat, allowed, fetch_exports, fetch_server, fetch_status, fetch_users, quantile_ns
 
 HISTORY = 60           # samples in a sparkline
 ROWS = 8               # of exports and of clients
@@ -43,12 +45,15 @@ class Sample:
     exports: dict[str, ExportStat]
     users: dict[tuple[str, int, str], UserStat]
     version: str
+    all_seen: bool   # False: exports and users are not for this user
 
     @classmethod
     def take(cls) -> Sample:
         """Raises OSError when no server answers."""
-        return cls(time.monotonic(), fetch_server(), {e.path: e for e in fetch_exports()},
-                   {(u.path, u.uid, u.address): u for u in fetch_users()}, str(fetch_status().get("version", "")))
+        server, exports, users = fetch_server(), allowed(fetch_exports), allowed(fetch_users)
+        return cls(time.monotonic(), server, {e.path: e for e in exports or ()},
+                   {(u.path, u.uid, u.address): u for u in users or ()}, str(fetch_status().get("version", "")),
+                   exports is not None and users is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,16 @@ class View:
     before: Sample | None = None
     now: Sample | None = None
     history: dict[str, deque[float]] = field(default_factory=dict)
+    trouble: str = ""
+
+    def try_step(self) -> None:
+        """As step(); a server that does not answer is shown, and asked again."""
+        try:
+            self.step()
+            self.trouble = ""
+        except OSError as exc:
+            self.before = self.now = None
+            self.trouble = str(exc.strerror)
 
     def step(self) -> None:
         self.before, self.now = self.now, Sample.take()
@@ -134,14 +149,15 @@ def spark(values: Sequence[float]) -> str:
 
 
 def headline(view: View) -> str:
+    """One line of at most 100 columns."""
     if not view.now:
-        return "nfsstat"
+        return f"no server answers ({view.trouble}); asking every {view.interval_s} s" if view.trouble else "nfsstat"
     server, before = view.now.server, view.before.server if view.before else view.now.server
     ops = _rate(view, server.total, before.total)
     read, write = (_rate(view, server.words[i], before.words[i]) / 1e6 for i in (state.S_READ_BYTES, state.S_WRITE_BYTES))
     connections = sum(slot.connections for slot in server.slots)
-    return (f"nfsd {view.now.version}  {time.strftime('%H:%M:%S')}  {len(server.slots)} workers  {connections} connections  "
-            f"{ops:,.0f} calls/s  read {read:,.1f} MB/s  write {write:,.1f} MB/s  every {view.interval_s} s")
+    return (f"nfsd {view.now.version}  {time.strftime('%H:%M:%S')}  {len(server.slots)} workers  {connections} conns  "
+            f"{ops:,.0f} calls/s  r {read:,.1f}  w {write:,.1f} MB/s  /{view.interval_s} s")
 
 
 # ---- the screen
@@ -183,11 +199,22 @@ def _calls(words: Sequence[int]) -> int:
     return sum(words[state.S_COUNTERS:state.S_COUNTERS + state.N_PROCS3])
 
 
+def tables(view: View, naming: Naming) -> list[Table | str]:
+    seen = not view.now or view.now.all_seen
+    lists: list[Table | str] = [rates_table(f"Exports{_by(view)}", export_rates(view)),
+                                rates_table(f"Clients{_by(view)}", client_rates(view, naming))]
+    return [procedures_table(view), *(lists if seen else ["Exports and clients: shown to root and the user the server runs as"]),
+            workers_table(view)]
+
+
+def _by(view: View) -> str:
+    return f", by {view.sort.replace('_bytes', '').replace('requests', 'calls')}"
+
+
 def screen(view: View, naming: Naming) -> Group:
     keys = "q quit  o r w sort by calls, reads, writes  + - interval"
-    tables = (procedures_table(view), rates_table("Exports", export_rates(view)),
-              rates_table("Clients", client_rates(view, naming)), workers_table(view))
-    return Group(Panel(headline(view), title="nfsstat top", subtitle=keys), *(part for table in tables for part in (table, "")))
+    parts = tables(view, naming) if view.now else []
+    return Group(Panel(headline(view), title="nfsstat top", subtitle=keys), *(part for table in parts for part in (table, "")))
 
 
 # ---- the loops
@@ -207,7 +234,7 @@ def press(view: View, key: str) -> bool:
     """False: the user has seen enough."""
     if key in SORTS:
         view.sort = SORTS[key]
-    elif key in "+-":
+    elif key in ("+", "-"):
         view.interval_s = min(MAX_S, max(MIN_S, view.interval_s + (1 if key == "+" else -1)))
     return key not in ("q", "Q", "\x03", "")
 
@@ -215,14 +242,15 @@ def press(view: View, key: str) -> bool:
 def _wait(view: View) -> str | None:
     """A key, or None when the interval is over."""
     ready, _, _ = select.select([sys.stdin], [], [], view.interval_s)
-    return sys.stdin.read(1) if ready else None
+    return os.read(sys.stdin.fileno(), 1).decode("latin-1") if ready else None  # unbuffered: select() must see the next one
 
 
 def run_screen(view: View, naming: Naming) -> None:
     console, view_on = Console(), True
+    view.step()  # who starts it without a server is told at once
     with _keys(), Live(console=console, screen=True, auto_refresh=False) as live:
         while view_on:
-            view.step()
+            view.try_step()
             live.update(screen(view, naming), refresh=True)
             key = _wait(view)
             view_on = key is None or press(view, key)
@@ -236,8 +264,10 @@ def run_plain(view: View, naming: Naming, rounds: int) -> None:
     while not rounds or done < rounds:
         time.sleep(view.interval_s)
         view.step()
-        console.print(screen(view, naming))
-        sys.stdout.flush()
+        with console.capture() as captured:
+            for table in tables(view, naming):
+                console.print("", table, sep="\n")
+        print(headline(view), *(line.rstrip() for line in captured.get().splitlines()), "", sep="\n", flush=True)
         done += 1
 
 

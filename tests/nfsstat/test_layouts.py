@@ -2,10 +2,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import os
+import select
+import struct
 import subprocess
 import sys
+import termios
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -179,11 +185,77 @@ def test_quantile_lies_inside_the_bucket() -> None:
 
 
 def test_top_without_a_terminal_prints_plain_blocks(server: CallServer, nfsstat: Run) -> None:
-    started = time.monotonic()
+    """Lines that grep reads: no frame, no colour, no blanks at the end, a headline that fits its line."""
     out = nfsstat("top", "-w", "1", "--rounds", "1").stdout
-    assert "2 workers" in out
-    assert "\x1b" not in out
-    assert time.monotonic() - started < 20
+    headline, _, rest = out.partition("\n")
+    assert headline.startswith("nfsd 0.1.0") and "2 workers" in headline and headline.endswith("/1 s")
+    assert "\nExports, by calls\n" in rest and "\nWorkers\n" in rest
+    assert not set(out) & set("\x1b\u256d\u2502") and " \n" not in out
+
+
+def test_top_and_prom_show_an_ordinary_user_what_is_for_everyone(server: CallServer, nfsstat: Run) -> None:
+    server.answers[Nfssvc.EXPORTSTATS] = server.answers[Nfssvc.USERSTATS] = (errno.EPERM, b"", None)
+    out = nfsstat("top", "-w", "1", "--rounds", "1").stdout
+    assert "\nExports and clients: shown to root and the user the server runs as\n" in out and "\nWorkers\n" in out
+    exposition = nfsstat("prom").stdout
+    assert "\nnfsd_up 1.0\n" in exposition and "nfsd_requests_total" in exposition and "nfsd_export_requests" not in exposition
+
+
+class Terminal:
+    """nfsstat top on a pseudo-terminal of 100 columns."""
+
+    def __init__(self, socket_path: Path, *words: str) -> None:
+        self.fd, other = os.openpty()
+        fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("4H", 40, 100, 0, 0))
+        env = os.environ | {"NFSSVC_SOCKET": str(socket_path), "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm"}
+        self.process = subprocess.Popen([sys.executable, "-m", "nfsstat", "top", *words], stdin=other, stdout=other, stderr=other,
+                                        env=env, start_new_session=True)
+        self.settings = termios.tcgetattr(other)
+        self.other, self.seen = other, ""
+
+    def until(self, text: str) -> None:
+        end = time.monotonic() + 30
+        while text not in self.seen:
+            assert select.select([self.fd], [], [], max(0.0, end - time.monotonic()))[0], f"no {text!r} in {self.seen!r}"
+            self.seen += os.read(self.fd, 65536).decode(errors="replace")
+
+    def press(self, key: str) -> None:
+        self.seen = ""
+        os.write(self.fd, key.encode())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self.fd)
+        os.close(self.other)
+
+
+@pytest.fixture
+def terminal(server: CallServer) -> Iterator[Terminal]:
+    made = Terminal(server.path, "-w", "60")
+    yield made
+    made.close()
+
+
+def test_keys_of_the_screen_sort_change_the_interval_and_end_it(server: CallServer, terminal: Terminal) -> None:
+    terminal.until("/60 s")
+    for key, shown in (("r", "Exports, by read"), ("w", "Clients, by write"), ("o", "Exports, by calls"), ("-", "/59 s")):
+        terminal.press(key)
+        terminal.until(shown)
+    terminal.press("q")
+    assert terminal.process.wait(30) == 0
+    assert termios.tcgetattr(terminal.other) == terminal.settings, "the terminal is as it was"
+
+
+def test_the_screen_outlives_the_server(server: CallServer, terminal: Terminal) -> None:
+    terminal.until("/60 s")
+    server.answers[Nfssvc.SRVSTATS] = (errno.ESHUTDOWN, b"", None)
+    terminal.press(" ")
+    terminal.until("no server answers")
+    del server.answers[Nfssvc.SRVSTATS]
+    server.answers[Nfssvc.SRVSTATS] = (0, srvstats(), None)
+    terminal.press(" ")
+    terminal.until("2 workers")
 
 
 # ---- what a person reads when it does not work
