@@ -136,6 +136,7 @@ class _Build:
         self.rights: dict[int, tuple[Nx, Cred, Cred, Cred]] = {}
         self.reverse = {q.name: found for q, found in answers.items() if q.ask is Ask.REVERSE}
         self.warned: set[str] = set()
+        self.fsids: dict[bytes, tuple[bytes, Where]] = {}   # root of a file system -> its fsid=, and where that stands
 
     def run(self, entries: Sequence[Entry]) -> Table:
         grouped: dict[bytes, list[tuple[Entry, Place]]] = {}
@@ -195,11 +196,21 @@ class _Build:
         export = Export(
             expid=self.b.ids.id_of(place.uuid, place.path), fspath=place.fspath, exppath=place.exppath,
             flags=self._flags(first, [client.options for client, _ in clients]),
-            fsid=next((c.options.fsid for c, _ in clients if c.options.fsid), b""),
+            fsid=self._fsid(first, place, [c.options.fsid for c, _ in clients if c.options.fsid]),
             password=clients[0][0].options.password if clients else b"",
             index=next((c.options.index for c, _ in clients if c.options.index), b""),
             nets=tuple(rule.net for rule in rules))
         return Mountable(export, first.path, first.where, rules, wild, tuple(client for client, _ in clients))
+
+    def _fsid(self, entry: Entry, place: Place, given: list[bytes]) -> bytes:
+        """The id of the directory's file system, which has one in all handles: the first that the files give; b"" without."""
+        if not given:
+            return b""
+        first, where = self.fsids.setdefault(place.fspath, (given[0], entry.where))
+        if any(fsid != first for fsid in given):
+            self._warn(entry.where, f"{printable(entry.path)}: its file system {printable(place.fspath)} has another fsid= "
+                                    f"at {where}, which stays")
+        return first
 
     def _flags(self, entry: Entry, options: list[Options]) -> Ex:
         if len({one.ex for one in options}) < 2:

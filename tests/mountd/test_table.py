@@ -151,6 +151,15 @@ def test_options_for_all_exports(make) -> None:  # type: ignore[no-untyped-def]
     assert not any(net.flags & Nx.SECURE for e in table.exports for net in e.nets)
 
 
+def test_file_system_has_one_fsid_the_first(make) -> None:  # type: ignore[no-untyped-def]
+    """It is in the handles of all its exports: the last to be loaded must not decide."""
+    table = make("T/a *(fsid=7)\nT/b *\nT/c *(fsid=8)\n")
+    assert [export.fsid[-1:] for export in table.exports] == [b"\7", b"", b"\7"]
+    (warning,) = table.warnings
+    assert "another fsid= at f:1:1, which stays" in str(warning)
+    assert str(warning).startswith("f:3:1: warning: ")
+
+
 def test_two_names_of_one_directory_are_one_export(make, tree: Path) -> None:  # type: ignore[no-untyped-def]
     (tree / "link").symlink_to("a")
     table = make("T/link h1(rw)\nT/a h2(ro)")
