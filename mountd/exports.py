@@ -27,15 +27,19 @@ _BSD_NAMES = frozenset((
 
 
 def guess_dialect(text: str) -> Dialect:
-    """The dialect of a file, never of a line.  A parenthesis, a lone `*`, `@group` or quotes: Linux.  A word that begins with "-"
-    and names BSD options, two directories on a line, `V4:`: BSD.  None of these: Linux, where rights are fewer (ro, not rw).
+    """The dialect of a file, never of a line.
+
+    A parenthesis, a lone `*` or `@group`: Linux.  A word that begins with "-" and names BSD options, two directories on a line,
+    `V4:`: BSD.  None of these: Linux, where rights are fewer (ro, not rw).  Quotes: Linux, unless an option is BSD's alone (macOS
+    has quotes too); what is in them tells nothing.
     """
     plain = re.sub(r"\\\n", "", text)
     plain = re.sub(r"^[ \t]*#.*$|[ \t]#.*$", "", plain, flags=re.M)
-    if re.search(r'[("]|(?<=[ \t])(\*|@)', plain):
+    bare = re.sub(r'"[^"\n]*"?', '""', plain)
+    if re.search(r"\(|(?<=[ \t])(\*|@)", bare):
         return Dialect.LINUX
-    names = {option.partition("=")[0] for group in _DASH_GROUP.findall(plain) for option in group.split(",")}
-    if names and not names <= _BSD_NAMES:
+    names = {option.partition("=")[0] for group in _DASH_GROUP.findall(bare) for option in group.split(",")}
+    if bare != plain or not names <= _BSD_NAMES:
         return Dialect.BSD if names & (_BSD_NAMES - {"ro", "sec"}) else Dialect.LINUX
     return Dialect.BSD if names or _ONLY_BSD.search(plain) else Dialect.LINUX
 

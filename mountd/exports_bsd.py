@@ -137,7 +137,7 @@ class _LineParser:
 
     def _option(self, option: str, name: str, value: str | None, where: Where) -> None:
         if name not in _KNOWN or not name:
-            near = difflib.get_close_matches(name.lower(), _KNOWN, 1)
+            near = difflib.get_close_matches(name.lower(), [known for known in _KNOWN if len(known) > 1], 1)
             raise Wrong(where, f"unknown option {printable(option[:80]) or '-'}", near[0] if near else "an option of exports(5)")
         if name in _VALUED and not value:
             raise Wrong(where, f"-{name} without a value", f"-{name}=...")

@@ -80,8 +80,16 @@ def wildcard(word: str) -> str:
     if len(word) > MAX_NAME or not _PATTERN.fullmatch(word) or re.search(r"\[[^\]]*(\[|$)", word):
         raise BadClient(f"{printable(word[:80])} is no pattern of host names", "*, ? and [...] in a host name")
     if not re.search(r"[A-Za-z]", word):
-        raise BadClient(f"{word} has wildcards but no letter", "an address with a prefix length, as in 192.0.2.0/24, or * alone")
+        raise BadClient(f"{word} has wildcards but no letter", _network_meant(word))
     return word
+
+
+def _network_meant(word: str) -> str:
+    """What `10.1.*` or `10.1.*.*` is meant to say."""
+    if re.fullmatch(r"\d{1,3}(\.\d{1,3}){0,2}(\.\*){1,3}", word):
+        numbers = word.replace(".*", "").split(".")
+        return f"{'.'.join((numbers + ['0'] * 3)[:4])}/{8 * len(numbers)}"
+    return "an address with a prefix length, as in 192.0.2.0/24, or * alone"
 
 
 def address(word: str) -> tuple[bytes, str]:

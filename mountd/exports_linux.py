@@ -129,8 +129,10 @@ def _split(word: Word) -> tuple[str, str | None]:
         if ")" in raw or "," in raw:
             raise Wrong(word.where(), f"{printable(raw[:80])} is no client", "host(options)")
         return raw, None
+    if rest.endswith("),"):
+        raise Wrong(word.where(len(raw) - 1), "a comma between clients", "a blank alone")
     if not rest.endswith(")"):
-        raise Wrong(word.where(len(raw)), "options that are not closed", "')' and no blank before it")
+        raise Wrong(word.where(len(raw)), "options that are not closed", "host(option,option) without a blank in it")
     if "(" in rest or ")" in rest[:-1]:
         raise Wrong(word.where(len(name) + 1), "parentheses inside options", "host(option,option)")
     return name, rest[:-1]

@@ -13,7 +13,7 @@ def check_export_path(word: Word) -> bytes:
     parts = [part for part in path.split(b"/") if part]
     if b".." in parts or b"." in parts:
         raise Wrong(word.where(), f"{printable(path[:80])} has a component '.' or '..'", "a path without them")
-    if b"(" in path and path.endswith(b")") and not word.quoted:
+    if "(" in word.raw and word.raw.endswith(")") and not word.quoted:
         raise Wrong(word.where(), f"{printable(path[:80])}: options right after the directory", "a client between them")
     clean = b"/" + b"/".join(parts)
     if len(clean) > MAX_PATH:
