@@ -113,6 +113,9 @@ uninstall:
 	for f in nfsd.service nfsd.socket mountd.service portmap.service; do rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$f; done
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/user/unfsd.service $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_nfssvc
 	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page#man/}; done
+	@for dir in etc/rc.d lib/pkgconfig lib/systemd/system lib/systemd/user lib/systemd share/bash-completion/completions \
+		share/bash-completion share/man/man1 share/man/man2 share/man/man5 share/man/man8 share/zsh/site-functions share/zsh; do \
+		test ! -d $(DESTDIR)$(PREFIX)/$$dir || rmdir --ignore-fail-on-non-empty $(DESTDIR)$(PREFIX)/$$dir || exit 1; done
 
 # One for Python 3.11 and later, in dist/; what it needs of others (a compiler for python-prctl) pip gets when it is installed.
 wheel: build
