@@ -30,11 +30,12 @@ class Unhealthy(OSError):
 
 def check_all(deadline_s: int) -> str:
     """One line for people.  Raises Unhealthy, OSError (ENOSYS: no server runs)."""
-    slots = [slot["slot"] for slot in fetch_status()["slots"]]
+    status = fetch_status()
+    slots = [slot["slot"] for slot in status["slots"]]
     if not slots:
         raise Unhealthy(0, "no worker runs")
     exports = fetch_exports()
-    handle = mount(slots[0], exports[0].path, deadline_s) if exports else None
+    handle = mount(slots[0], exports[0].path, deadline_s) if exports and status["mountd"] else None  # MOUNT waits for a mountd
     for slot in slots:
         check_worker(slot, handle, deadline_s)
     what = "NULL" if handle is None else "NULL and GETATTR"

@@ -18,6 +18,7 @@ _Static_assert(sizeof(struct nfsd_args) == 24 && sizeof(struct nfs_export_args) 
 _Static_assert(sizeof(struct nfssvc_xucred) == 76 && sizeof(struct nfs_export_net_args) == 360, "layout of nfssvc(2)");
 _Static_assert(sizeof(struct nfs_export_stat_rec) == 1049 && sizeof(struct nfs_user_stat_path_rec) == 1026
                && sizeof(struct nfs_user_stat_user_rec) == 173 && sizeof(struct nfsrvstats) == 488, "statistics of nfssvc(2)");
+_Static_assert(sizeof(struct nfsstatsv1) == 4344, "statistics of FreeBSD 12");
 _Static_assert(sizeof(struct ext_nfsstats) == 564, "statistics of FreeBSD");
 
 #define SRVSTATS_SIZE sizeof(struct nfsrvstats) /* 488; the reply goes on with records of ours */
@@ -260,14 +261,15 @@ enum {
 
 static int clip(uint64_t count) { return count > INT_MAX ? INT_MAX : (int)count; }
 
+/* The place in srvrpccnt of version 3's procedures 1 to 21, in the order of RFC 1813; those that version 4 has not begin at NOPS,
+ * in the newer record at NOPS42. */
+enum { PLACES = 21, NOPS = 40, NOPS42 = 72 };
+static const unsigned char place[PLACES] = { 9, 34, 15, 3, 27, 25, 38, 48, 41, 40, 44, 28, 42, 29, 11, 26, 43, 45, 46, 47, 5 };
+
 static void freebsd_stats(struct ext_nfsstats *to, const struct nfsrvstats *from)
 {
-	/* The place in srvrpccnt of version 3's procedures 1 to 21, in the order of RFC 1813. */
-	static const unsigned char place[] = {
-		9, 34, 15, 3, 27, 25, 38, 48, 41, 40, 44, 28, 42, 29, 11, 26, 43, 45, 46, 47, 5
-	};
 	memset(to, 0, sizeof *to);
-	for (size_t i = 0; i < sizeof place; i++)
+	for (size_t i = 0; i < PLACES; i++)
 		to->srvrpccnt[place[i]] = clip(from->srvrpccntv3[i + 1]);
 	to->srvrpc_errs = clip(from->srvrpc_errs);
 	to->srv_errs = clip(from->srv_errs);
@@ -277,22 +279,53 @@ static void freebsd_stats(struct ext_nfsstats *to, const struct nfsrvstats *from
 	to->srvcache_misses = clip(from->srvcache_misses);
 }
 
+static void freebsd_stats_v1(struct nfsstatsv1 *to, const struct nfsrvstats *from)
+{
+	memset(to, 0, sizeof *to);
+	to->vers = NFSSTATS_V1;
+	for (size_t i = 0; i < PLACES; i++) {
+		size_t at = place[i] < NOPS ? place[i] : place[i] - NOPS + NOPS42;
+		to->srvrpccnt[at] = to->srvops[at] = from->srvrpccntv3[i + 1];
+		to->srvstartcnt += from->srvrpccntv3[i + 1];
+	}
+	to->srvdonecnt = to->srvstartcnt;
+	to->srvrpc_errs = from->srvrpc_errs;
+	to->srv_errs = from->srv_errs;
+	to->srvcache_inproghits = from->srvcache_inproghits;
+	to->srvcache_idemdonehits = from->srvcache_idemdonehits;
+	to->srvcache_nonidemdonehits = from->srvcache_nonidemdonehits;
+	to->srvcache_misses = from->srvcache_misses;
+}
+
+/* The record that the caller wants; EPERM for a version that is not known, as FreeBSD. */
+static int give_freebsd(void *argp, int newer, const struct nfsrvstats *counters)
+{
+	union { struct ext_nfsstats old; struct nfsstatsv1 v1; } stats;
+	int vers, err;
+	if (!newer) {
+		freebsd_stats(&stats.old, counters);
+		return nfssvc_copyout(argp, &stats, sizeof stats.old);
+	}
+	if ((err = nfssvc_copyin(&vers, argp, sizeof vers)) != 0)
+		return err;
+	if (vers != NFSSTATS_V1)
+		return EPERM;
+	freebsd_stats_v1(&stats.v1, counters);
+	return nfssvc_copyout(argp, &stats, sizeof stats.v1);
+}
+
 /* GETSTATS; with ZEROSRVSTATS the counters are zeroed after they were read, which needs the right to. */
 static int freebsd_getstats(int flags, void *argp)
 {
-	struct ext_nfsstats stats;
 	struct nfsrvstats counters;
 	struct body none = { 0 };
 	struct nfssvc_msg msg = { 0 };
-	if (flags & F_NEWSTRUCT)
-		return EPERM; /* as FreeBSD for a version of the record that it does not know */
 	int err = nfssvc_exchange(NULL, W_SRVSTATS, &msg);
 	if (!err && msg.reply_len < SRVSTATS_SIZE)
 		err = EPROTO;
 	if (!err) {
 		memcpy(&counters, msg.reply, sizeof counters);
-		freebsd_stats(&stats, &counters);
-		err = nfssvc_copyout(argp, &stats, sizeof stats);
+		err = give_freebsd(argp, flags & F_NEWSTRUCT, &counters);
 	}
 	nfssvc_release(&msg);
 	return err || !(flags & F_ZEROSRVSTATS) ? err : tell(W_ZEROSTATS, &none, NULL, 0);

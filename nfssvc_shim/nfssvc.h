@@ -190,6 +190,31 @@ struct ext_nfsstats { /* 564 bytes */
 	int cllocalopenowners, cllocalopens, cllocallockowners, cllocallocks;
 };
 
+/* Argument of GETSTATS with NEWSTRUCT: version 1, as FreeBSD 12 has it and later ones know as the old one.  The caller sets vers.
+ * Of the server's fields srvbytes, srvduration, busyfrom and busytime stay 0. */
+#define NFSSTATS_V1 1
+struct nfssvc_bintime { int64_t sec; uint64_t frac; };
+struct nfsstatsv1 { /* 4,344 bytes */
+	int vers;
+	uint64_t attrcache_hits, attrcache_misses, lookupcache_hits, lookupcache_misses, direofcache_hits, direofcache_misses;
+	uint64_t accesscache_hits, accesscache_misses, biocache_reads, read_bios, read_physios, biocache_writes, write_bios;
+	uint64_t write_physios, biocache_readlinks, readlink_bios, biocache_readdirs, readdir_bios;
+	uint64_t rpccnt[69];
+	uint64_t rpcretries;
+	uint64_t srvrpccnt[81]; /* by version 4.2's operations; from 72 on what only version 3 has */
+	uint64_t srvrpc_errs, srv_errs;
+	uint64_t rpcrequests, rpctimeouts, rpcunexpected, rpcinvalid;
+	uint64_t srvcache_inproghits, srvcache_idemdonehits, srvcache_nonidemdonehits, srvcache_misses, srvcache_tcppeak;
+	int srvcache_size;
+	uint64_t srvclients, srvopenowners, srvopens, srvlockowners, srvlocks, srvdelegates;
+	uint64_t cbrpccnt[16];
+	uint64_t clopenowners, clopens, cllockowners, cllocks, cldelegates;
+	uint64_t cllocalopenowners, cllocalopens, cllocallockowners, cllocallocks;
+	uint64_t srvstartcnt, srvdonecnt;
+	uint64_t srvbytes[81], srvops[81];
+	struct nfssvc_bintime srvduration[81], busyfrom, busytime;
+};
+
 /* ---- numbers */
 
 #if defined(NFSSVC_PERSONALITY_44BSD)

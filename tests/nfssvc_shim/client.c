@@ -68,7 +68,13 @@ static void run(void)
 	printf("  getattr %d create %d commit %d errs %d misses %d\n", stats.srvrpccnt[9], stats.srvrpccnt[48], stats.srvrpccnt[5],
 	       stats.srvrpc_errs, stats.srvcache_misses);
 	say("getstats-zero", nfssvc(NFSSVC_GETSTATS | NFSSVC_ZEROSRVSTATS, &stats));
-	say("getstats-new", nfssvc(NFSSVC_GETSTATS | NFSSVC_NEWSTRUCT, &stats));
+	static struct nfsstatsv1 newer;
+	say("getstats-unknown", nfssvc(NFSSVC_GETSTATS | NFSSVC_NEWSTRUCT, &newer));
+	newer.vers = NFSSTATS_V1;
+	say("getstats-new", nfssvc(NFSSVC_GETSTATS | NFSSVC_NEWSTRUCT, &newer));
+	printf("  getattr %lu create %lu mknod %lu commit %lu errs %lu misses %lu\n", newer.srvrpccnt[9], newer.srvrpccnt[80],
+	       newer.srvrpccnt[76], newer.srvops[5], newer.srvrpc_errs, newer.srvcache_misses);
+	say("getstats-new-hole", nfssvc(NFSSVC_GETSTATS | NFSSVC_NEWSTRUCT, hole()));
 	say("getstats-hole", nfssvc(NFSSVC_GETSTATS, hole() - 8));
 	say("getstats-suspend", nfssvc(NFSSVC_GETSTATS | NFSSVC_SUSPENDNFSD, &stats));
 }
