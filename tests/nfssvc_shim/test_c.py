@@ -105,7 +105,8 @@ def test_freebsd_personality_suspends_and_resumes(tree: Path, tmp_path: Path, se
         "getstats": "0 0  getattr 1001 create 1008 commit 1021 errs 1023 misses 1028", "getstats-zero": "0 0",
         "getstats-unknown": failed(errno.EPERM),
         "getstats-new": "0 0  getattr 1001 create 1008 mknod 1011 commit 1021 errs 1023 misses 1028",
-        "getstats-new-hole": failed(errno.EFAULT), "getstats-hole": failed(errno.EFAULT), "getstats-suspend": failed(errno.EINVAL),
+        "getstats-new-hole": failed(errno.EFAULT), "getstats-hole": failed(errno.EFAULT),
+        "getstats-suspend": failed(errno.EINVAL),
     }
     assert server.seen[-1].flag == Nfssvc.SRVSTATS
     assert [seen.flag for seen in server.seen].count(Nfssvc.ZEROSTATS) == 1
