@@ -205,28 +205,45 @@ static void count(struct call *c, u32 status)
 
 static void add(_Atomic u64 *word, u64 n) { atomic_fetch_add_explicit(word, n, memory_order_relaxed); }
 
-/* The rows of the export and of the active user: shared with the other workers, hence atomic. */
+/* The rows of the export and of the active user are shared with the other workers, hence atomic: two locked additions a call, or
+ * more where the workers' processors fight for the row.  So runs of calls by one user on one export are added up here, and told
+ * before their replies leave: who has an answer finds it counted, and a worker that dies has counted what it answered. */
+static struct { u32 exp; i32 user; u64 requests, bytes_read, bytes_written; } run;
+
+void vn_tell(void)
+{
+	if (!run.requests)
+		return;
+	_Atomic u64 *x = (_Atomic u64 *)(W.state + OFF_EXPORTS / 8 + (u64)(run.exp - 1) * EXPORT_WORDS);
+	_Atomic u64 *u = run.user ? (_Atomic u64 *)(W.state + OFF_USERS / 8 + (u64)(run.user - 1) * USER_WORDS) : NULL;
+	add(&x[X_REQUESTS], run.requests);
+	if (run.bytes_read)
+		add(&x[X_READ], run.bytes_read);
+	if (run.bytes_written)
+		add(&x[X_WRITTEN], run.bytes_written);
+	if (u) {
+		add(&u[U_REQUESTS], run.requests);
+		atomic_store_explicit(&u[U_LAST], W.wall_s, memory_order_relaxed);
+		if (run.bytes_read)
+			add(&u[U_READ], run.bytes_read);
+		if (run.bytes_written)
+			add(&u[U_WRITTEN], run.bytes_written);
+	}
+	run.requests = run.bytes_read = run.bytes_written = 0;
+}
+
 static void count_shared(struct call *c, u64 bytes_read, u64 bytes_written)
 {
-	_Atomic u64 *x = (_Atomic u64 *)(W.state + OFF_EXPORTS / 8 + (u64)(c->exp - 1) * EXPORT_WORDS);
-	_Atomic u64 *u = c->err ? (_Atomic u64 *)(W.state + OFF_USERS / 8 + (u64)(c->err - 1) * USER_WORDS) : NULL;
 	if (!c->exp)
 		return;
-	add(&x[X_REQUESTS], 1);
-	if (u) {
-		add(&u[U_REQUESTS], 1);
-		atomic_store_explicit(&u[U_LAST], W.wall_s, memory_order_relaxed);
+	if (run.exp != c->exp || run.user != c->err) {
+		vn_tell();
+		run.exp = c->exp;
+		run.user = c->err;
 	}
-	if (bytes_read) {
-		add(&x[X_READ], bytes_read);
-		if (u)
-			add(&u[U_READ], bytes_read);
-	}
-	if (bytes_written) {
-		add(&x[X_WRITTEN], bytes_written);
-		if (u)
-			add(&u[U_WRITTEN], bytes_written);
-	}
+	run.requests++;
+	run.bytes_read += bytes_read;
+	run.bytes_written += bytes_written;
 }
 
 /* No reply: the client asks again, and then it is tried again. */

@@ -17,6 +17,7 @@ u32 user_row(const struct call *c, u32 expid, u64 *serial)
 	u64 family = peer->family == AF_INET ? 1 : peer->family == AF_INET6 ? 2 : 3;
 	u64 key[5] = { expid, c->eng->creds[c->cred].uid, family, half(peer->addr), half(peer->addr + 8) };
 	u32 start = (u32)(siphash(W.key, key, sizeof key) % N_USERS), best = start;
+	vn_tell(); /* into the row that it was for, should that be the one to go */
 	shared_lock *lock = users_lock();
 	for (u32 i = 0; i < RUN; i++) {
 		u64 *r = row_at((start + i) % N_USERS);

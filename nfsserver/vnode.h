@@ -334,4 +334,5 @@ shared_lock *users_lock(void);
 
 /* users.c */
 u32 user_row(const struct call *c, u32 expid, u64 *serial);
+void vn_tell(void);                          /* counts of exports and users that were kept back */
 #endif

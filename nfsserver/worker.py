@@ -99,6 +99,7 @@ class Worker:
             Nfssvc.TRACE: self._trace, Nfssvc.AUTHIN: self._authin, Nfssvc.NEEDAUTH: lambda msg, fds: self._kerb4.answered(msg),
         }
         self._kerb4 = Kerb4(self._server, channel, _peer_of)
+        rpc.rpc_before_sending(self._server.engine, ffi.addressof(lib, "vn_tell"))
         rpc.rpc_trace_names(self._server.engine, ffi.addressof(lib, "vn_trace_export"), ffi.addressof(lib, "vn_trace_path"))
 
     # ---- running

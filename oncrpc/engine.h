@@ -75,6 +75,9 @@ int rpc_trace_start(struct rpc_engine *e, u32 id, u32 slot, int fd, const struct
 int rpc_trace_stop(struct rpc_engine *e, u32 id);
 void rpc_trace_names(struct rpc_engine *e, u32 (*export_id)(const struct call *), u32 (*path)(const struct call *, char *, u32));
 
+/* `hook` is called before replies leave, once for all that leave together. */
+void rpc_before_sending(struct rpc_engine *e, void (*hook)(void));
+
 /* Replies, for Python. */
 int rpc_null(struct call *c);                                  /* SUCCESS, no results */
 int rpc_reply(struct call *c, const void *results, size_t len);/* SUCCESS and these results */

@@ -211,6 +211,7 @@ struct engine {
 	/* who watches */
 	struct tracer *tracers;
 	u32 seen_bytes;           /* of all slot.seen */
+	void (*before_sending)(void); /* NULL: nobody wants to know */
 	u32 (*trace_export)(const struct call *);
 	u32 (*trace_path)(const struct call *, char *, u32);
 };
@@ -888,11 +889,18 @@ static void drain(struct engine *e, struct conn *c)
 		enqueue(e, c);
 }
 
+static void before_sending(struct engine *e)
+{
+	if (e->before_sending)
+		e->before_sending();
+}
+
 static void flush_tcp(struct engine *e)
 {
 	struct rpc_engine *r = &e->pub;
 	size_t n = e->out ? (size_t)(r->out_pos - e->out->data) : 0;
 	if (n) {
+		before_sending(e);
 		struct conn *c = find(e, r->out_conn, r->out_gen);
 		if (c)
 			send_bytes(e, c, e->out->data, n, &e->out);
@@ -907,6 +915,7 @@ static void flush_udp(struct engine *e)
 	struct iovec iov[UDP_OUT];
 	union { u8 b[CMSG_SPACE(sizeof(struct in6_pktinfo))]; struct cmsghdr align; } ctl[UDP_OUT];
 	u32 i = 0;
+	before_sending(e);
 	while (i < e->udp_n) { /* one sendmmsg() for each run of the same socket */
 		u32 k = 0, first = i;
 		struct conn *c = find(e, e->udp_msgs[i].conn, e->udp_msgs[i].gen);
@@ -959,6 +968,7 @@ static void send_relay(struct engine *e, struct conn *c, u32 serial, const u8 *m
 {
 	struct iovec iov[2] = { { &serial, 4 }, { (void *)(uintptr_t)msg, len } };
 	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = 2 };
+	before_sending(e);
 	while (sendmsg(c->fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
 		if (errno != EINTR) { /* full: the client's retransmission comes again */
 			e->count.send_errors++;
@@ -1168,6 +1178,8 @@ int rpc_trace_start(struct rpc_engine *pub, u32 id, u32 slot, int fd, const stru
 	return 0;
 }
 
+void rpc_before_sending(struct rpc_engine *pub, void (*hook)(void)) { ENGINE(pub)->before_sending = hook; }
+
 void rpc_trace_names(struct rpc_engine *pub, u32 (*export_id)(const struct call *), u32 (*path)(const struct call *, char *, u32))
 {
 	ENGINE(pub)->trace_export = export_id;
@@ -1222,6 +1234,7 @@ static void close_detached(struct engine *e, struct detached *d)
 	} else if (conn) {
 		if (e->pub.out_conn == c->conn && e->pub.out_gen == c->conn_gen)
 			flush_tcp(e);
+		before_sending(e);
 		if ((conn = find(e, c->conn, c->conn_gen)))
 			send_bytes(e, conn, c->mark, len, &d->reply);
 	}
