@@ -33,6 +33,7 @@ struct call {
 };
 
 #define RPC_BATCH ...
+#define RPC_MORE ...
 #define RPC_HEADER ...
 enum { RPC_TCP, RPC_UDP, RPC_LOCAL, RPC_RELAY, ... };
 enum { RPC_LISTEN, RPC_CONN, RPC_DGRAM, RPC_RELAYED, RPC_EVENT, ... };
@@ -66,6 +67,7 @@ int rpc_close(struct rpc_engine *e, u32 conn);
 int rpc_hangup(struct call *c);
 void rpc_stop_reading(struct rpc_engine *e, int on);
 int rpc_poll(struct rpc_engine *e, int timeout_ms);
+void rpc_deadline(struct rpc_engine *e, u64 ns);
 struct call *rpc_call_at(struct rpc_engine *e, u32 i);
 int rpc_n_finished(struct rpc_engine *e);
 struct call *rpc_finished_at(struct rpc_engine *e, u32 i);

@@ -17,6 +17,7 @@ enum {
 	RPC_EVENT,      /* anything else that can be polled: only reported; the caller's to read and to close */
 };
 
+#define RPC_MORE 0x10000 /* > RPC_BATCH */
 enum { RPC_EV_READ = 1, RPC_EV_CLOSED = 2 }; /* rpc_event.what; CLOSED: a RELAYED socket ended and was closed */
 
 struct rpc_event { u32 id, what; };
@@ -57,8 +58,10 @@ int rpc_close(struct rpc_engine *e, u32 conn);      /* any id; EVENT: forgotten,
 int rpc_hangup(struct call *c);                     /* close the connection of this call, replies of its batch included */
 void rpc_stop_reading(struct rpc_engine *e, int on);/* CONN and DGRAM only */
 
-/* Sends what the last batch left, waits at most timeout_ms (-1: no limit), returns how many calls stand in the batch. */
+/* Sends what the last batch left, waits at most timeout_ms (-1: no limit), returns how many calls stand in the batch; with RPC_MORE
+ * when there are finished calls or events, or the deadline has come. */
 int rpc_poll(struct rpc_engine *e, int timeout_ms);
+void rpc_deadline(struct rpc_engine *e, u64 ns);    /* CLOCK_MONOTONIC at which rpc_poll() shall return; 0: none */
 struct call *rpc_call_at(struct rpc_engine *e, u32 i);
 int rpc_n_finished(struct rpc_engine *e);
 struct call *rpc_finished_at(struct rpc_engine *e, u32 i); /* NULL once it was answered */

@@ -85,6 +85,12 @@ enum {
 	SMALL_REPLY = 16 << 10,   /* detached replies up to here are collected, larger ones sent from where they are */
 	OUT_FIRST = 256 << 10,
 	SWEEP_MS = 1000,
+	SPIN_NS = 60000,          /* how long to look for the next call before sleeping: going to sleep and waking cost 5 to 10 us */
+	SPIN_CALLS = 2,           /* after a batch of so few; larger ones are a client that does not wait for each answer */
+	SPIN_HITS = 4,            /* misses that are forgiven after as many hits */
+	SPIN_PAUSE = 64,          /* short sleeps before the next try after a miss; doubles with each */
+	SPIN_PAUSE_MAX = 8192,
+	MAX_WAIT_MS = 60000,
 };
 #define IN_BUDGET (64ull << 20)        /* all unfinished records and leftovers together */
 #define OUT_BUDGET (128ull << 20)      /* all replies that clients do not take */
@@ -167,6 +173,8 @@ struct engine {
 	struct rpc_counters count;
 	int ep, wakefd;
 	u64 now, batch, swept, key[2];
+	u64 deadline;             /* rpc_deadline() */
+	u32 hits, pause, pause_left; /* spinning: see learn() */
 	bool stopped, starved;    /* starved: a listener is disarmed for lack of descriptors */
 	u32 n_calls, n_finished, n_events, n_seen; /* n_seen: events that the last rpc_poll() returned */
 	struct call calls[RPC_BATCH];
@@ -2039,6 +2047,62 @@ static void turn(struct engine *e, struct conn *c)
 	}
 }
 
+static int wait_ms(struct engine *e, int timeout_ms, u64 now)
+{
+	int wait = timeout_ms;
+	if (e->queue_head != NONE || e->done_head || e->n_events)
+		return 0;
+	if ((e->count.partial || e->count.pending_conns || e->starved) && (wait < 0 || wait > SWEEP_MS))
+		wait = SWEEP_MS;
+	if (!e->deadline)
+		return wait;
+	u64 left = e->deadline > now ? (e->deadline - now + 999999) / 1000000 : 0;
+	left = left > MAX_WAIT_MS ? MAX_WAIT_MS : left;
+	return wait < 0 || (u64)wait > left ? (int)left : wait;
+}
+
+/* Did it pay to look?  A miss that nothing excuses (the client thinks longer, or needs this processor) makes for a pause, after as
+ * many sleeps that were short, so that an idle server, and one that shares its processor with its client, sleeps at once. */
+static void learn(struct engine *e, bool looked, bool found, bool soon)
+{
+	if (looked && found) {
+		e->hits += e->hits < SPIN_HITS;
+		e->pause = SPIN_PAUSE;
+	} else if (looked && e->hits > 1) {
+		e->hits--;
+	} else if (looked) {
+		e->hits = 0;
+		e->pause_left = e->pause;
+		e->pause = e->pause < SPIN_PAUSE_MAX ? e->pause * 2 : SPIN_PAUSE_MAX;
+	} else if (soon && (!e->pause_left || !--e->pause_left)) {
+		e->hits = 1;
+	}
+}
+
+/* epoll_wait.  A client that sends one call at a time sends the next some us after its answer: where that was so lately, it is
+ * looked for before this thread sleeps. */
+static int wait_events(struct engine *e, struct epoll_event *ev, int timeout_ms, u32 served)
+{
+	u64 begun = now_ns();
+	int wait = wait_ms(e, timeout_ms, begun), n = 0;
+	bool may_spin = wait && served && served <= SPIN_CALLS, looks = may_spin && e->hits;
+	e->now = begun;
+	while (looks && !n && e->now - begun < SPIN_NS) {
+		n = epoll_wait(e->ep, ev, EPOLL_BATCH, 0);
+		e->now = now_ns();
+	}
+	bool found = n > 0;
+	if (!n) {
+		n = epoll_wait(e->ep, ev, EPOLL_BATCH, wait);
+		int err = errno;
+		e->now = now_ns();
+		errno = err;
+	}
+	if (may_spin && n > 0)
+		learn(e, looks, found, e->now - begun < SPIN_NS);
+	return n;
+}
+
 int rpc_poll(struct rpc_engine *pub, int timeout_ms)
 {
 	struct engine *e = ENGINE(pub);
@@ -2046,19 +2110,14 @@ int rpc_poll(struct rpc_engine *pub, int timeout_ms)
 	memmove(e->events, e->events + e->n_seen, (e->n_events - e->n_seen) * sizeof *e->events);
 	e->n_events -= e->n_seen;
 	e->n_seen = 0;
+	u32 served = e->n_calls;
 	end_batch(e);
 	if (e->creds.serial == NONE || e->peers.serial == NONE)
 		return -EOVERFLOW;
 	collect_done(e);
-	int wait = timeout_ms;
-	if (e->queue_head != NONE || e->done_head || e->n_events)
-		wait = 0;
-	else if ((e->count.partial || e->count.pending_conns || e->starved) && (wait < 0 || wait > SWEEP_MS))
-		wait = SWEEP_MS;
-	int n = epoll_wait(e->ep, ev, EPOLL_BATCH, wait);
+	int n = wait_events(e, ev, timeout_ms, served);
 	if (n < 0 && errno != EINTR)
 		return -errno;
-	e->now = now_ns();
 	for (int i = 0; i < n; i++) {
 		u32 id = (u32)ev[i].data.u64, gen = (u32)(ev[i].data.u64 >> 32);
 		if (id == NONE) {
@@ -2108,8 +2167,11 @@ int rpc_poll(struct rpc_engine *pub, int timeout_ms)
 	if ((e->count.partial || e->count.pending_conns || e->starved) && e->now - e->swept > SWEEP_MS * 1000000ull)
 		sweep(e);
 	e->n_seen = e->n_events;
-	return (int)e->n_calls;
+	bool due = e->deadline && e->now >= e->deadline;
+	return (int)e->n_calls | (e->n_finished || e->n_events || due ? RPC_MORE : 0);
 }
+
+void rpc_deadline(struct rpc_engine *e, u64 ns) { ENGINE(e)->deadline = ns; }
 
 int rpc_flush(struct rpc_engine *pub)
 {
@@ -2172,6 +2234,7 @@ struct rpc_engine *rpc_new(const struct rpc_limits *limits)
 	e->kerb4_row = -1;
 	e->free_head = e->queue_head = e->queue_tail = e->oldest = e->newest = NONE;
 	e->batch = 2 * RECENT;
+	e->pause = SPIN_PAUSE;
 	e->dice = e->key[0];
 	e->now = now_ns();
 	table_init(&e->creds, e->pub.creds, sizeof *e->pub.creds);

@@ -35,7 +35,6 @@ from .xdr import Unpacker, XdrError
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024         # of listening sockets: a burst of mounting clients
-MAX_WAIT_MS = 60_000   # a timer further away is looked at again then
 TCP, UDP, LOCAL, RELAY = 6, 17, 1, 2  # Request.proto; RPC_TCP ... of rpc.h
 
 Call = Any             # `struct call *`
@@ -47,6 +46,7 @@ class _Later:
 
 
 LATER: Final = _Later()
+_CALLS: Final = lib.RPC_MORE - 1   # of what rpc_poll() returns
 Handler = Callable[["Request"], "bytes | _Later | None"]
 
 
@@ -339,7 +339,11 @@ class Server:
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         timer = Timer(callback)
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), timer))
+        self._set_deadline()
         return timer
+
+    def _set_deadline(self) -> None:
+        lib.rpc_deadline(self.engine, int(self._timers[0][0] * 1e9) + 1 if self._timers else 0)
 
     def stop_reading(self, on: bool) -> None:
         """While on, no call is read from connections and UDP sockets; what was read before stays."""
@@ -371,7 +375,7 @@ class Server:
     def run(self) -> None:
         """Serves until stop()."""
         while self._running:
-            self.turn(self._wait_ms())
+            self.turn()
         lib.rpc_flush(self.engine)
 
     def turn(self, wait_ms: int = -1) -> int:
@@ -381,7 +385,7 @@ class Server:
         engine, rows = self.engine, self.rows
         n = lib.rpc_poll(engine, wait_ms)
         if n > 0:
-            batch = iter(self.calls[:n])
+            batch = iter(self.calls[:n & _CALLS])
             while True:
                 try:
                     for call in batch:
@@ -391,21 +395,13 @@ class Server:
                     self._mistake(call)
         elif n < 0:
             _check(n)
-        if lib.rpc_n_finished(engine):
+        if n & lib.RPC_MORE:
             self._finish()
-        if lib.rpc_n_events(engine):
             self._events()
-        if self._timers:
             self._run_timers()
         while self._signals:
             self._guarded(self._on_signal[self._signals.popleft()])
-        return int(n)
-
-    def _wait_ms(self) -> int:
-        if not self._timers:
-            return -1
-        left = self._timers[0][0] - time.monotonic()
-        return max(0, min(int(left * 1000) + 1, MAX_WAIT_MS))
+        return int(n & _CALLS)
 
     def _finish(self) -> None:
         for i in range(lib.rpc_n_finished(self.engine)):
@@ -430,6 +426,7 @@ class Server:
             timer = heapq.heappop(self._timers)[2]
             if timer.callback is not None:
                 self._guarded(timer.callback)
+        self._set_deadline()
 
     def _guarded(self, callback: Callable[[], None]) -> None:
         try:

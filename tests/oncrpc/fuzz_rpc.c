@@ -134,6 +134,8 @@ static void serve(struct call *c)
 static void poll_once(int wait)
 {
 	int n = rpc_poll(eng, wait);
+	if (n > 0)
+		n &= RPC_MORE - 1;
 	if (n < 0)
 		die("rpc_poll");
 	for (int i = 0; i < n; i++)
