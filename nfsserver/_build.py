@@ -86,6 +86,28 @@ int vn_commit(struct call *c);
 u32 vn_trace_export(const struct call *c);
 u32 vn_trace_path(const struct call *c, char *out, u32 room);
 
+int row_getattr(struct call *c);
+int row_setattr(struct call *c);
+int row_lookup(struct call *c);
+int row_access(struct call *c);
+int row_readlink(struct call *c);
+int row_read(struct call *c);
+int row_write(struct call *c);
+int row_create(struct call *c);
+int row_mkdir(struct call *c);
+int row_symlink(struct call *c);
+int row_mknod(struct call *c);
+int row_remove(struct call *c);
+int row_rmdir(struct call *c);
+int row_rename(struct call *c);
+int row_link(struct call *c);
+int row_readdir(struct call *c);
+int row_readdirplus(struct call *c);
+int row_fsstat(struct call *c);
+int row_fsinfo(struct call *c);
+int row_pathconf(struct call *c);
+int row_commit(struct call *c);
+
 int vn_getacl(struct call *c);
 int vn_setacl(struct call *c);
 
@@ -97,8 +119,8 @@ int vn2_statfs(struct call *c);
 """
 
 # The functions that vnode.h does not declare, by the beginnings of their lines.
-_DECLARED = ("int vn_", "int vn2_", "u32 vn_", "u64 *vn_", "u64 vn_", "void vn_", "int exp_", "u32 exp_", "void exp_", "i32 fs_",
-             "int ident_get", "int drc_begin", "void drc_forget")
+_DECLARED = ("int vn_", "int vn2_", "int row_", "u32 vn_", "u64 *vn_", "u64 vn_", "void vn_", "int exp_", "u32 exp_",
+             "void exp_", "i32 fs_", "int ident_get", "int drc_begin", "void drc_forget")
 
 # What vnode.h does not declare, for the wrappers that cffi makes.
 SOURCE = """
@@ -108,8 +130,8 @@ void vn_sweep(u32, u32, u32);
 void vn_errno_table(const int *);
 """ + "\n".join(line for line in CDEF.splitlines() if line.startswith(_DECLARED))
 
-_SOURCES = ("ident", "fh", "fsid", "gate", "attr", "change", "cold", "facts", "data", "make", "names", "dir", "pool", "drc",
-            "users", "v2", "acl", "removable", "webnfs", "cluster", "trace")
+_SOURCES = ("ident", "fh", "fsid", "gate", "attr", "change", "cold", "facts", "data", "make", "names", "dir", "pool",
+            "rows", "drc", "users", "v2", "acl", "removable", "webnfs", "cluster", "trace")
 
 ffi = FFI()
 ffi.include(rpc_ffi)

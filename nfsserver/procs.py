@@ -2,7 +2,7 @@
 
 Each row: the gate (handle, export, host, squash), the policy that its kind calls for, one vnode call.  A query may be
 repeated without harm.  A change is refused on a read-only export and goes through the duplicate request cache, which has
-its entry before the first system call.
+its entry before the first system call.  rows.c does the same for calls that need no decision; these rows are for what it leaves.
 """
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from oncrpc.server import NULL, Procedure, Raw
 
-from ._vnode import lib
+from ._vnode import ffi, lib
 from .exports import READONLY
 from .status import Nfsstat3
 
@@ -59,29 +59,36 @@ def commit(op: Op, answer: Answer) -> Raw:
     return row
 
 
+def _row(kind: Callable[[Op, Answer], Raw], name: str, answer: Answer, weight: int = 0) -> Procedure:
+    """The row in C (rows.c), and the one in Python for what that leaves over."""
+    raw = kind(getattr(lib, f"vn_{name.lower()}"), answer)
+    return Procedure(name, raw=raw, weight=weight, direct=ffi.addressof(lib, f"row_{name.lower()}"),
+                     left=lambda call, status: answer(call, status, raw))
+
+
 def nfs3(answer: Answer) -> Sequence[Procedure | None]:
     """Version 3 of program 100003, in the order of the procedures' numbers."""
     return [
         NULL,
-        Procedure("GETATTR", raw=query(lib.vn_getattr, answer)),
-        Procedure("SETATTR", raw=change(lib.vn_setattr, answer)),
-        Procedure("LOOKUP", raw=query(lib.vn_lookup, answer)),
-        Procedure("ACCESS", raw=query(lib.vn_access, answer)),
-        Procedure("READLINK", raw=query(lib.vn_readlink, answer)),
-        Procedure("READ", raw=query(lib.vn_read, answer), weight=4),
-        Procedure("WRITE", raw=change(lib.vn_write, answer)),
-        Procedure("CREATE", raw=change(lib.vn_create, answer)),
-        Procedure("MKDIR", raw=change(lib.vn_mkdir, answer)),
-        Procedure("SYMLINK", raw=change(lib.vn_symlink, answer)),
-        Procedure("MKNOD", raw=change(lib.vn_mknod, answer)),
-        Procedure("REMOVE", raw=change(lib.vn_remove, answer)),
-        Procedure("RMDIR", raw=change(lib.vn_rmdir, answer)),
-        Procedure("RENAME", raw=change(lib.vn_rename, answer)),
-        Procedure("LINK", raw=change(lib.vn_link, answer)),
-        Procedure("READDIR", raw=query(lib.vn_readdir, answer), weight=4),
-        Procedure("READDIRPLUS", raw=query(lib.vn_readdirplus, answer), weight=4),
-        Procedure("FSSTAT", raw=query(lib.vn_fsstat, answer)),
-        Procedure("FSINFO", raw=query(lib.vn_fsinfo, answer)),
-        Procedure("PATHCONF", raw=query(lib.vn_pathconf, answer)),
-        Procedure("COMMIT", raw=commit(lib.vn_commit, answer)),
+        _row(query, "GETATTR", answer),
+        _row(change, "SETATTR", answer),
+        _row(query, "LOOKUP", answer),
+        _row(query, "ACCESS", answer),
+        _row(query, "READLINK", answer),
+        _row(query, "READ", answer, weight=4),
+        _row(change, "WRITE", answer),
+        _row(change, "CREATE", answer),
+        _row(change, "MKDIR", answer),
+        _row(change, "SYMLINK", answer),
+        _row(change, "MKNOD", answer),
+        _row(change, "REMOVE", answer),
+        _row(change, "RMDIR", answer),
+        _row(change, "RENAME", answer),
+        _row(change, "LINK", answer),
+        _row(query, "READDIR", answer, weight=4),
+        _row(query, "READDIRPLUS", answer, weight=4),
+        _row(query, "FSSTAT", answer),
+        _row(query, "FSINFO", answer),
+        _row(query, "PATHCONF", answer),
+        _row(commit, "COMMIT", answer),
     ]

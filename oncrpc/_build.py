@@ -30,6 +30,7 @@ struct call {
     i32 obj, obj2, err;
     u32 exp, ident, rights, state, drc, drc_gen;
     u64 word[4];
+    i32 status;
 };
 
 #define RPC_BATCH ...
@@ -62,6 +63,9 @@ void rpc_free(struct rpc_engine *e);
 int rpc_program(struct rpc_engine *e, u32 prog, u32 vers, u32 nproc, u32 first_row);
 int rpc_hole(struct rpc_engine *e, u32 prog, u32 vers, u32 proc);
 int rpc_weight(struct rpc_engine *e, u32 row, u32 tail);
+int rpc_direct(struct rpc_engine *e, u32 row, int (*fn)(struct call *));
+void rpc_before_wait(struct rpc_engine *e, void (*fn)(void));
+int rpc_next(struct rpc_engine *e);
 int rpc_attach(struct rpc_engine *e, int fd, int kind, const void *sa, u32 sa_len);
 int rpc_close(struct rpc_engine *e, u32 conn);
 int rpc_hangup(struct call *c);

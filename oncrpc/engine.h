@@ -52,16 +52,22 @@ int rpc_hole(struct rpc_engine *e, u32 prog, u32 vers, u32 proc);
 /* The reply to `row` may be as long as the u32 that stands `tail` bytes before the end of the arguments (READ's count). */
 int rpc_weight(struct rpc_engine *e, u32 row, u32 tail);
 
+/* Calls of `row` go to a function in C, which returns 0 when it ended the call; else the call is handed out with call.status. */
+int rpc_direct(struct rpc_engine *e, u32 row, int (*fn)(struct call *));
+void rpc_before_wait(struct rpc_engine *e, void (*fn)(void)); /* runs before each batch is received; NULL: nothing does */
+
 /* Returns the id.  The engine owns the descriptor from then on (EVENT: no).  sa: the peer of a CONN, NULL: ask the kernel. */
 int rpc_attach(struct rpc_engine *e, int fd, int kind, const void *sa, u32 sa_len);
 int rpc_close(struct rpc_engine *e, u32 conn);      /* any id; EVENT: forgotten, not closed */
 int rpc_hangup(struct call *c);                     /* close the connection of this call, replies of its batch included */
 void rpc_stop_reading(struct rpc_engine *e, int on);/* CONN and DGRAM only */
 
-/* Sends what the last batch left, waits at most timeout_ms (-1: no limit), returns how many calls stand in the batch; with RPC_MORE
- * when there are finished calls or events, or the deadline has come. */
+/* Sends what the last batch left and waits at most timeout_ms for the next.  Returns how many calls from the first on are left that is
+ * not for a function of rpc_direct(), with RPC_MORE when there are finished calls or events, or the deadline has come.  With timeout_ms
+ * -1 it goes on while there is nothing of these, no signal came and nobody called rpc_wake(). */
 int rpc_poll(struct rpc_engine *e, int timeout_ms);
 void rpc_deadline(struct rpc_engine *e, u64 ns);    /* CLOCK_MONOTONIC at which rpc_poll() shall return; 0: none */
+int rpc_next(struct rpc_engine *e);                 /* place of the next call that is handed out; -1: the batch is over */
 struct call *rpc_call_at(struct rpc_engine *e, u32 i);
 int rpc_n_finished(struct rpc_engine *e);
 struct call *rpc_finished_at(struct rpc_engine *e, u32 i); /* NULL once it was answered */

@@ -198,6 +198,11 @@ struct engine {
 	u32 n_programs, last_program;
 	i32 kerb4_row;            /* -1: AUTH_KERB4 is refused */
 	u8 tails[MAX_ROWS];
+	int (*direct[MAX_ROWS])(struct call *);
+	void (*before_wait)(void);
+	u32 at;                   /* the first call of the batch that nobody looked at */
+	bool looked;              /* that call is known not to be for a function in C, or was left over by it */
+	bool woken_now;           /* by rpc_wake() or a signal */
 	u8 *region;
 	size_t region_pos;
 	struct buf *out;
@@ -1777,7 +1782,7 @@ static void turn_conn(struct engine *e, struct conn *c)
 		else
 			bite = 0;
 		struct msghdr mh = { .msg_iov = iov, .msg_iovlen = k };
-		ssize_t n = recvmsg(c->fd, &mh, MSG_DONTWAIT);
+		ssize_t n = straight ? recvmsg(c->fd, &mh, MSG_DONTWAIT) : recv(c->fd, iov[0].iov_base, bite, MSG_DONTWAIT);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0) {
@@ -2103,9 +2108,26 @@ static int wait_events(struct engine *e, struct epoll_event *ev, int timeout_ms,
 	return n;
 }
 
-int rpc_poll(struct rpc_engine *pub, int timeout_ms)
+/* Gives calls to their functions in C, in order, up to the first that is not for one or that one left over. */
+static bool run_direct(struct engine *e)
+{
+	for (; e->at < e->n_calls; e->at++) {
+		struct call *c = &e->calls[e->at];
+		int (*fn)(struct call *) = e->direct[c->row];
+		if (!fn || (c->status = fn(c)))
+			return true;
+	}
+	return false;
+}
+
+int rpc_next(struct rpc_engine *pub)
 {
 	struct engine *e = ENGINE(pub);
+	return e->at < e->n_calls && (e->looked || run_direct(e)) ? (e->looked = false, (int)e->at++) : -1;
+}
+
+static int poll_once(struct engine *e, int timeout_ms)
+{
 	struct epoll_event ev[EPOLL_BATCH];
 	memmove(e->events, e->events + e->n_seen, (e->n_events - e->n_seen) * sizeof *e->events);
 	e->n_events -= e->n_seen;
@@ -2118,10 +2140,12 @@ int rpc_poll(struct rpc_engine *pub, int timeout_ms)
 	int n = wait_events(e, ev, timeout_ms, served);
 	if (n < 0 && errno != EINTR)
 		return -errno;
+	e->woken_now = n < 0;
 	for (int i = 0; i < n; i++) {
 		u32 id = (u32)ev[i].data.u64, gen = (u32)(ev[i].data.u64 >> 32);
 		if (id == NONE) {
 			u64 count;
+			e->woken_now = true;
 			if (read(e->wakefd, &count, 8) < 0) {
 				/* EAGAIN: read before */
 			}
@@ -2152,6 +2176,7 @@ int rpc_poll(struct rpc_engine *pub, int timeout_ms)
 		e->finished[e->n_finished++] = &d->call;
 		d->place = e->n_finished;
 	}
+	e->at = 0;
 	u32 turns = e->n_queued;
 	u32 fair = turns ? RPC_BATCH / turns : 0;
 	e->turn_quota = fair > e->lim.quota ? e->lim.quota : fair < 16 ? 16 : fair;
@@ -2167,8 +2192,24 @@ int rpc_poll(struct rpc_engine *pub, int timeout_ms)
 	if ((e->count.partial || e->count.pending_conns || e->starved) && e->now - e->swept > SWEEP_MS * 1000000ull)
 		sweep(e);
 	e->n_seen = e->n_events;
-	bool due = e->deadline && e->now >= e->deadline;
-	return (int)e->n_calls | (e->n_finished || e->n_events || due ? RPC_MORE : 0);
+	return 0;
+}
+
+int rpc_poll(struct rpc_engine *pub, int timeout_ms)
+{
+	struct engine *e = ENGINE(pub);
+	for (;;) {
+		e->woken_now = false;
+		if (e->before_wait)
+			e->before_wait();
+		int err = poll_once(e, timeout_ms);
+		if (err < 0)
+			return err;
+		e->looked = run_direct(e);
+		bool due = e->deadline && e->now >= e->deadline, more = e->n_finished || e->n_events || due;
+		if (e->looked || more || e->woken_now || timeout_ms >= 0)
+			return (int)(e->n_calls - e->at) | (more ? RPC_MORE : 0);
+	}
 }
 
 void rpc_deadline(struct rpc_engine *e, u64 ns) { ENGINE(e)->deadline = ns; }
@@ -2322,6 +2363,16 @@ int rpc_hole(struct rpc_engine *pub, u32 prog, u32 vers, u32 proc)
 		}
 	return -ENOENT;
 }
+
+int rpc_direct(struct rpc_engine *pub, u32 row, int (*fn)(struct call *))
+{
+	if (row >= MAX_ROWS)
+		return -EINVAL;
+	ENGINE(pub)->direct[row] = fn;
+	return 0;
+}
+
+void rpc_before_wait(struct rpc_engine *e, void (*fn)(void)) { ENGINE(e)->before_wait = fn; }
 
 int rpc_weight(struct rpc_engine *pub, u32 row, u32 tail)
 {

@@ -46,7 +46,8 @@ class _Later:
 
 
 LATER: Final = _Later()
-_CALLS: Final = lib.RPC_MORE - 1   # of what rpc_poll() returns
+_MORE: Final = lib.RPC_MORE
+_CALLS: Final = _MORE - 1          # of what rpc_poll() returns
 Handler = Callable[["Request"], "bytes | _Later | None"]
 
 
@@ -54,6 +55,8 @@ Handler = Callable[["Request"], "bytes | _Later | None"]
 class Procedure:
     """A row of a program: exactly one of `handler` and `raw`.
 
+    direct  a C function `int (*)(struct call *)` that the loop calls without Python; what it returns but 0 goes to `left`
+    left    gets a call that `direct` did not end, and what it returned
     weight  > 0: the reply may be as long as the number that stands so many bytes before the end of the arguments (READ's
             count); the loop then takes fewer calls of one connection at a time
     """
@@ -62,6 +65,8 @@ class Procedure:
     handler: Handler | None = None
     raw: Raw | None = None
     weight: int = 0
+    direct: Any = None
+    left: Callable[[Call, int], object] | None = None
 
 
 NULL = Procedure("NULL", raw=lib.rpc_null)
@@ -243,7 +248,7 @@ class Server:
         self.mistakes = 0                             # exceptions that only a bug explains
         self.on_finished: Callable[[Call], object] | None = None  # gets each completed detached call and ends it
         self.on_mistake: Callable[[Call], object] | None = None   # gets a call that raised, before it is answered SYSTEM_ERR
-        self.before_wait: Callable[[], None] | None = None        # runs before each wait, after the batch
+        self._left: dict[int, Callable[[Call, int], object]] = {}
         self._readable: dict[int, Callable[[], None]] = {}
         self._closed: dict[int, Callable[[], None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -267,8 +272,12 @@ class Server:
                 self.rows.append(self._row(procedure))
                 if procedure is None:
                     lib.rpc_hole(self.engine, program.number, vers, proc)
-                elif procedure.weight:
+                    continue
+                if procedure.weight:
                     _check(lib.rpc_weight(self.engine, first + proc, procedure.weight))
+                if procedure.direct is not None and procedure.left is not None:
+                    _check(lib.rpc_direct(self.engine, first + proc, procedure.direct))
+                    self._left[first + proc] = procedure.left
 
     def _row(self, procedure: Procedure | None) -> Raw:
         if procedure is None:
@@ -379,29 +388,29 @@ class Server:
         lib.rpc_flush(self.engine)
 
     def turn(self, wait_ms: int = -1) -> int:
-        """One poll and what it brought; returns the number of calls."""
-        if self.before_wait is not None:
-            self.before_wait()
-        engine, rows = self.engine, self.rows
-        n = lib.rpc_poll(engine, wait_ms)
-        if n > 0:
-            batch = iter(self.calls[:n & _CALLS])
-            while True:
-                try:
-                    for call in batch:
-                        rows[call.row](call)
-                    break
-                except Exception:
-                    self._mistake(call)
-        elif n < 0:
-            _check(n)
-        if n & lib.RPC_MORE:
+        """One poll and what it brought; returns the number of calls, from the first on that is for Python."""
+        n = _check(lib.rpc_poll(self.engine, wait_ms))
+        if n & _CALLS:
+            self._batch()
+        if n & _MORE:
             self._finish()
             self._events()
             self._run_timers()
         while self._signals:
             self._guarded(self._on_signal[self._signals.popleft()])
         return int(n & _CALLS)
+
+    def _batch(self) -> None:
+        engine, calls, rows, following = self.engine, self.calls, self.rows, lib.rpc_next
+        while (at := following(engine)) >= 0:
+            call = calls[at]
+            try:
+                if call.status:
+                    self._left[call.row](call, call.status)
+                else:
+                    rows[call.row](call)
+            except Exception:
+                self._mistake(call)
 
     def _finish(self) -> None:
         for i in range(lib.rpc_n_finished(self.engine)):
