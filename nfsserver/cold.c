@@ -12,7 +12,7 @@
 #include <sys/resource.h>
 
 #define LONG_NS 2000000ull           /* a call that keeps all others of this worker waiting for so long is too long */
-#define SURE_NS 50000000ull          /* nobody else has the processor for so long */
+#define SURE_NS 100000000ull         /* nobody else has the processor for so long */
 #define WATCH_FOR 2000000000ull
 #define SLOW_FOR 5000000000ull
 

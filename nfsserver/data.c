@@ -1,6 +1,7 @@
 /* data.c: READ, WRITE, COMMIT.  RFC 1813 section 3.3. */
 #include "vnode.h"
 #include <linux/magic.h>
+#include <stdio.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
 
@@ -159,6 +160,60 @@ int finish_write(struct call *c, const struct change *ch, const struct write *w,
 	return status ? status : vn_close(c, n < 0 ? (u32)status_of(err) : OK);
 }
 
+/* filesystem.writers */
+enum { WRITERS_UNKNOWN, WRITERS_ALIKE, WRITERS_DIFFER };
+
+/* The number behind `name` in a line of mountinfo(5), 0 without it. */
+static u32 option_of(const char *line, const char *name)
+{
+	const char *at = strstr(line, name);
+	return at ? (u32)strtoul(at + strlen(name), NULL, 10) : 0;
+}
+
+/* For whom the mount's options keep blocks.  0, or -1: it cannot be told. */
+static int keeper_of(int mntid, struct keeper *k)
+{
+	FILE *file = fopen("/proc/self/mountinfo", "re");
+	char *line = NULL;
+	size_t room = 0;
+	int found = -1;
+	while (found < 0 && file && getline(&line, &room, file) > 0)
+		if (atoi(line) == mntid) {
+			*k = (struct keeper){ option_of(line, ",resuid="), option_of(line, ",resgid=") };
+			found = 0;
+		}
+	free(line);
+	if (file)
+		fclose(file);
+	return found;
+}
+
+/* pwrite(2) needs no rights.  What it asks about the one who calls it is whether blocks are kept for him, whether he is root or in the
+ * group of a file with setuid and setgid bits, and in a FUSE or network file system who knows what: then he must be the caller. */
+static int any_may_write(i32 o, const struct stat *st)
+{
+	struct filesystem *f = &W.fs[W.objs[o].fs];
+	struct statfs sf;
+	if (st->st_mode & (S_ISUID | S_ISGID))
+		return 0;
+	if (f->writers == WRITERS_UNKNOWN) {
+		int known = !fstatfs(f->mntfd, &sf) && (sf.f_type == EXT4_SUPER_MAGIC || sf.f_type == XFS_SUPER_MAGIC
+							|| sf.f_type == BTRFS_SUPER_MAGIC || sf.f_type == TMPFS_MAGIC);
+		f->writers = known && !keeper_of(f->mntid, &f->keeper) ? WRITERS_ALIKE : WRITERS_DIFFER;
+	}
+	return f->writers == WRITERS_ALIKE;
+}
+
+/* Puts this thread into an identity that writes as the caller of c does: his own, or the one in force where that is the same. */
+static int become_writer(const struct call *c, const struct stat *st)
+{
+	const struct ident *id = &W.idents[c->ident];
+	const struct filesystem *f = &W.fs[W.objs[c->obj].fs];
+	if (any_may_write(c->obj, st) && ident_is_like(&f->keeper, id->uid, id->gid, id->n, id->gids))
+		return 0;
+	return ident_become(c->ident);
+}
+
 /* In a thread, where it may wait as long as the disk takes. */
 static int write_later(struct call *c, struct write *w)
 {
@@ -170,14 +225,15 @@ static int write_later(struct call *c, struct write *w)
 	if (!d)
 		return ERR_JUKEBOX; /* too much waits already */
 	w->data = d->arg + 20;
+	w->alike = any_may_write(c->obj, &st);
+	w->keeper = W.fs[W.objs[c->obj].fs].keeper;
 	return pool_write(d, fd, w);
 }
 
-/* The caller's identity matters where a file system keeps blocks for some, and for setuid bits. */
 static int write_here(struct call *c, const struct write *w, struct change *ch)
 {
 	int fd, status = obj_open(c, c->obj, 1, &fd, &ch->pre);
-	if (!status && ident_become(c->ident))
+	if (!status && become_writer(c, &ch->pre))
 		status = ERR_JUKEBOX;
 	if (status) {
 		shared_unlock(ch->lock);

@@ -1125,6 +1125,15 @@ int fh2_of(i32 o, u8 out[32]) { return fh2_of_fh3(W.objs[o].fh, W.objs[o].fhlen,
 
 static u64 ns_of(const struct timespec *t) { return (u64)t->tv_sec * 1000000000u + (u64)t->tv_nsec; }
 
+/* Does what was found out about rights still hold?  While the ctime stands; and for a second also when only our own WRITEs moved it, or
+ * a file that many users write would be asked about at each WRITE. */
+static int still_true(const struct verdict *v, const struct obj *b, u64 ctime)
+{
+	if (v->ctime_ns == ctime && v->settled)
+		return 1;
+	return b->written_to == ctime && v->ctime_ns >= b->written_from && v->ctime_ns <= ctime && v->asked_s == W.now_s;
+}
+
 /* 1 when `want` (R_OK, W_OK, X_OK bits) is allowed to the caller of c, 0 when not, -1 when it cannot be told. */
 int may(struct call *c, i32 o, const struct stat *st, int want)
 {
@@ -1132,8 +1141,8 @@ int may(struct call *c, i32 o, const struct stat *st, int want)
 	struct obj *b = &W.objs[o];
 	struct verdict *v = &W.verdicts[(b->serial * 0x9e3779b1u ^ id->serial * 0x85ebca6bu) >> 3 & (N_VERDICT - 1)];
 	u64 ctime = ns_of(&st->st_ctim);
-	if (v->obj_serial != b->serial || v->ident_serial != id->serial || v->ctime_ns != ctime)
-		*v = (struct verdict){ b->serial, id->serial, ctime, 0, 0 };
+	if (v->obj_serial != b->serial || v->ident_serial != id->serial || !still_true(v, b, ctime))
+		*v = (struct verdict){ .obj_serial = b->serial, .ident_serial = id->serial, .ctime_ns = ctime, .asked_s = W.now_s };
 	int missing = want & ~v->known;
 	if (missing) {
 		struct timespec now;
@@ -1152,8 +1161,7 @@ int may(struct call *c, i32 o, const struct stat *st, int want)
 		}
 		int answer = (v->may & want) == want;
 		clock_gettime(CLOCK_REALTIME, &now);
-		if (ns_of(&now) < ctime + settle_ns(st)) /* a change in the same tick of the clock would not show */
-			v->ctime_ns = 0;
+		v->settled = ns_of(&now) >= ctime + settle_ns(st); /* else a change in the same tick of the clock would not show */
 		return answer;
 	}
 	return (v->may & want) == want;
@@ -1163,7 +1171,7 @@ int may(struct call *c, i32 o, const struct stat *st, int want)
 static int search_known(u32 obj_serial, u32 ident_serial, u64 ctime)
 {
 	const struct verdict *v = &W.verdicts[(obj_serial * 0x9e3779b1u ^ ident_serial * 0x85ebca6bu) >> 3 & (N_VERDICT - 1)];
-	return v->obj_serial == obj_serial && v->ident_serial == ident_serial && v->ctime_ns == ctime && v->may & X_OK;
+	return v->obj_serial == obj_serial && v->ident_serial == ident_serial && v->ctime_ns == ctime && v->settled && v->may & X_OK;
 }
 
 /* Puts this thread into an identity that sees directory `dir` as the caller does: the caller's own, or the one in force when both
@@ -1222,8 +1230,14 @@ static int sealed(struct obj *b, const struct stat *st)
 /* A WRITE of ours took the ctime from one to the other, under the file's lock. */
 void obj_written(i32 o, const struct stat *pre, const struct stat *post)
 {
-	if (W.objs[o].unsealed == ns_of(&pre->st_ctim))
-		W.objs[o].unsealed = ns_of(&post->st_ctim);
+	struct obj *b = &W.objs[o];
+	u64 from = ns_of(&pre->st_ctim), to = ns_of(&post->st_ctim);
+	int same = pre->st_mode == post->st_mode && pre->st_uid == post->st_uid && pre->st_gid == post->st_gid;
+	if (b->unsealed == from)
+		b->unsealed = to;
+	if (!same || b->written_to != from)
+		b->written_from = same ? from : to;
+	b->written_to = to;
 }
 
 /* A data descriptor of a regular file or directory for the caller.  Rights first, then the cached one or a new one.

@@ -11,7 +11,10 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 
+#define FEW 16 /* groups that are remembered: AUTH_SYS has no more */
+
 __thread u32 my_serial;          /* serial of the identity in force; 1 is root, 0 is not known */
+static __thread u32 my_uid, my_gid, my_n, my_gids[FEW];
 
 #define SERIAL_ROOT 1
 
@@ -69,6 +72,7 @@ int ident_init(int root, int harden)
 	W.n_idents = 1;
 	W.ident_serial = SERIAL_ROOT;
 	my_serial = root ? 0 : SERIAL_ROOT;
+	my_uid = 0;
 	return root ? ident_root() : 0;
 }
 
@@ -83,6 +87,11 @@ static int become(u32 serial, u32 uid, u32 gid, u32 n, const u32 *gids)
 	if ((u32)syscall(SYS_setfsuid, -1) != uid || (u32)syscall(SYS_setfsgid, -1) != gid)
 		return EPERM;
 	my_serial = serial;
+	my_uid = uid;
+	my_gid = gid;
+	my_n = n;
+	if (n && n <= FEW)
+		memcpy(my_gids, gids, n * sizeof *gids);
 	return 0;
 }
 
@@ -99,6 +108,21 @@ int ident_become(u32 i)
 	if (my_serial == id->serial || !W.root)
 		return 0;
 	return become(id->serial, id->uid, id->gid, id->n, id->gids);
+}
+
+static int is_keeper(const struct keeper *k, u32 uid, u32 gid, u32 n, const u32 *gids)
+{
+	int found = uid == k->uid || (k->gid && gid == k->gid);
+	for (u32 i = 0; k->gid && i < n; i++)
+		found |= gids[i] == k->gid;
+	return found;
+}
+
+/* Are the identity in force and this one alike to a file system that keeps blocks for `k`: ordinary users, and neither is k? */
+int ident_is_like(const struct keeper *k, u32 uid, u32 gid, u32 n, const u32 *gids)
+{
+	return W.root && my_serial && my_uid && uid && my_n <= FEW && n <= FEW && !is_keeper(k, my_uid, my_gid, my_n, my_gids)
+	       && !is_keeper(k, uid, gid, n, gids);
 }
 
 /* For a pool thread, which must not look into W.idents: an identity by value. */

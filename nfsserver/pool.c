@@ -108,12 +108,17 @@ static void do_read(struct job *j)
 /* As the caller, where that matters: a file system may keep blocks for some, and setuid bits go. */
 static int adopt(const struct job *j) { return ident_adopt(j->ident, j->uid, j->gid, j->n_gids, j->gids); }
 
+static int become_writer(const struct job *j)
+{
+	return j->w.alike && ident_is_like(&j->w.keeper, j->uid, j->gid, j->n_gids, j->gids) ? 0 : adopt(j);
+}
+
 static void do_write(struct job *j)
 {
 	struct change *ch = &j->ch;
 	ch->lock = dir_lock(j->dev, j->ino);
 	ch->has_pre = !fd_stat(j->fd, &ch->pre);
-	j->write_err = j->generation != generation_due() || adopt(j) ? EAGAIN : 0; /* it may be revoked: the client asks again */
+	j->write_err = j->generation != generation_due() || become_writer(j) ? EAGAIN : 0; /* it may be revoked: the client asks again */
 	j->n = j->write_err ? -1 : write_all(j->fd, j->w.data, j->w.count, j->w.offset);
 	if (j->n < 0 && !j->write_err)
 		j->write_err = errno;

@@ -60,6 +60,9 @@ struct ident { u32 serial, uid, gid, n; u32 *gids; u32 used; };
 
 enum { DIRTY = 1, COMMITTING = 2 }; /* obj.dirty: not since the COMMIT that runs began */
 
+/* For whom a file system keeps blocks, besides root (mount options resuid, resgid of ext4); gid 0: for no group. */
+struct keeper { u32 uid, gid; };
+
 struct filesystem {
 	u8 fsid[8];
 	u64 dev;
@@ -70,6 +73,8 @@ struct filesystem {
 	u8 path_scheme;   /* kernel handles do not make the round trip here */
 	u8 nowait;         /* how to read without waiting: enum, data.c; 0 unknown */
 	u64 slow_until, watch_until; /* CLOCK_MONOTONIC ns; cold.c */
+	u8 writers;        /* does it matter who writes: enum, data.c; 0 unknown */
+	struct keeper keeper;
 };
 
 struct export {
@@ -100,11 +105,13 @@ struct obj {
 	u32 touched;             /* seconds, CLOCK_MONOTONIC */
 	u32 unsealed_s;          /* when, and at which ctime, it was seen neither immutable nor append-only */
 	u64 unsealed;
+	u64 written_from, written_to; /* ctimes between which only our own WRITEs changed it; obj_written() */
 	u64 ino;
 };
 
 #define V_ROFS 8 /* in verdict.known: the file system is read-only */
-struct verdict { u32 obj_serial, ident_serial; u64 ctime_ns; u8 known, may; };  /* bits: R_OK W_OK X_OK */
+/* bits of known, may: R_OK W_OK X_OK.  settled: a change after it shows in the ctime; asked_s: when, CLOCK_MONOTONIC seconds */
+struct verdict { u32 obj_serial, ident_serial; u64 ctime_ns; u32 asked_s; u8 known, may, settled; };
 struct grant { u32 peer, cred, expid, ident, rights, user; u64 user_serial; };  /* user: row + 1 of the active user, 0: none */
 
 #define N_OBJ_HASH 16384
@@ -152,6 +159,7 @@ int ident_init(int root, int keep_caps);
 int ident_become(u32 ident);            /* this thread's fsuid, fsgid, groups; 0 or an errno (the call must then fail) */
 int ident_root(void);
 int ident_owner(int raised);
+int ident_is_like(const struct keeper *k, u32 uid, u32 gid, u32 n, const u32 *gids);
 extern __thread u32 my_serial;
 
 /* fh.c */
@@ -242,7 +250,8 @@ int dir_ready(struct call *c, i32 dir);
 int name_ready(struct call *c, i32 dir, char name[256], int creating);
 
 /* data.c */
-struct write { u64 offset, verf; u32 count, stable; const u8 *data; }; /* verf: from before */
+struct write { u64 offset, verf; u32 count, stable; const u8 *data; int alike; struct keeper keeper; };
+/* verf: from before; alike: any user may do it but the keeper */
 void finish_read(struct call *c, u64 offset, u32 n, u32 count, const struct stat *st);
 int finish_write(struct call *c, const struct change *ch, const struct write *w, ssize_t n, int err);
 int finish_commit(struct call *c);

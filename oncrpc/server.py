@@ -69,7 +69,7 @@ class Procedure:
     left: Callable[[Call, int], object] | None = None
 
 
-NULL = Procedure("NULL", raw=lib.rpc_null)
+NULL = Procedure("NULL", raw=lib.rpc_null, direct=ffi.addressof(lib, "rpc_null"), left=lambda call, status: None)
 
 
 @dataclass(frozen=True, slots=True)

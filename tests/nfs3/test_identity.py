@@ -12,6 +12,7 @@ from tests.tools.nfs3 import (
     INVAL,
     NFS,
     PERM,
+    UNSTABLE,
     Nfs3,
     Proc,
     Sattr3,
@@ -268,4 +269,34 @@ def test_groups_of_one_call_do_not_reach_the_next(spot: Spot) -> None:
         assert Nfs3(transport, auth_sys(1000, 1000, (4242,))).read(fh).ok
         assert Nfs3(transport, auth_sys(1000, 1000)).read(fh).status == ACCES
         assert Nfs3(transport, auth_sys(1001, 1001, (4243,))).read(fh).status == ACCES
+    transport.close()
+
+
+def test_writers_of_one_file_lose_their_right_when_its_mode_changes(spot: Spot) -> None:
+    """What is known of the rights to a file that many write is kept over their own WRITEs, not over a chmod between two."""
+    fh = spot.file(mode=0o666)
+    transport = Tcp(spot.server.address)
+    users = [Nfs3(transport, auth_sys(uid, uid)) for uid in range(1000, 1010)]
+    for number in range(100):
+        assert users[number % 10].write(fh, b"x", number, stable=UNSTABLE).ok
+    spot.local(b"file").chmod(0o600)
+    assert [user.write(fh, b"y", stable=UNSTABLE).status for user in users] == [ACCES] * 10
+    spot.local(b"file").chmod(0o606)
+    os.chown(spot.local(b"file"), 0, 1003)
+    assert [user.write(fh, b"z", stable=UNSTABLE).ok for user in users] == [uid != 1003 for uid in range(1000, 1010)]
+    assert spot.local(b"file").read_bytes() == b"z" + b"x" * 99
+    transport.close()
+
+
+def test_write_of_a_user_clears_setuid_whoever_wrote_before(spot: Spot) -> None:
+    """The kernel takes the setuid bit when a user writes, not when root does, whoever wrote before."""
+    fh = spot.file(data=b"data", mode=0o4777)
+    transport = Tcp(spot.server.address)
+    root, user, other = (Nfs3(transport, auth_sys(uid, uid)) for uid in (0, 1000, 1001))
+    for before in (root, other, user):
+        spot.local(b"file").chmod(0o4777)
+        assert before.getattr(fh).ok and root.write(fh, b"r", stable=UNSTABLE).ok
+        assert spot.local(b"file").stat().st_mode & 0o7777 == 0o4777
+        assert before.lookup(spot.fh, b"file").ok and user.write(fh, b"u", stable=UNSTABLE).ok
+        assert spot.local(b"file").stat().st_mode & 0o7777 == 0o777
     transport.close()
