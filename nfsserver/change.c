@@ -139,9 +139,12 @@ int dir_ready(struct call *c, i32 dir)
 	return ident_become(c->ident) ? ERR_JUKEBOX : 0;
 }
 
-/* The same with a name in it, which is looked at in the pool when that may take long; `creating`: it is to be new. */
+/* The same with a name in it, which is looked at in the pool when that may take long; `creating`: it is to be new, and what is not
+ * there is in memory of no kernel, so that all would go that way. */
 int name_ready(struct call *c, i32 dir, char name[256], int creating)
 {
 	int status = dir_ready(c, dir);
-	return status || (status = cluster_name(c, dir, name, creating)) ? status : wait_for_name(c, dir, name, 0);
+	if (status || (status = cluster_name(c, dir, name, creating)))
+		return status;
+	return creating ? 0 : wait_for_name(c, dir, name, 0);
 }

@@ -54,20 +54,38 @@ static int dress(struct call *c, i32 o, struct sattr *s, int *changed)
 	return apply_sattr(c, o, s);
 }
 
+/* An O_PATH descriptor of the file that fd, just made as `name`, is open on, and its attributes; or -errno.  By its name, as long as
+ * that is still its own: proc(5) costs twice as much. */
+static int path_of(i32 dir, const char *name, int fd, struct stat *st)
+{
+	struct stat own;
+	char buf[32];
+	int path = openat(W.objs[dir].fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (fd_stat(fd, &own)) {
+		int err = errno;
+		if (path >= 0)
+			close(path);
+		return -err;
+	}
+	if (path >= 0 && !fd_stat(path, st) && st->st_dev == own.st_dev && st->st_ino == own.st_ino)
+		return path;
+	if (path >= 0)
+		close(path);
+	*st = own;
+	path = openat(W.procfd, procpath(fd, buf), O_PATH | O_CLOEXEC);
+	return path < 0 ? -errno : path;
+}
+
 /* The object that was made under `name`, through its own descriptor `fd` (>= 0: taken) or by its name. */
 static int made_object(struct call *c, i32 dir, const char *name, int fd, i32 *o)
 {
 	struct stat st;
-	char buf[32];
 	if (fd < 0)
 		return obj_from_name(c, dir, name, o, &st);
-	int path = openat(W.procfd, procpath(fd, buf), O_PATH | O_CLOEXEC);
-	if (path < 0 || fd_stat(path, &st)) {
-		int e = errno;
-		if (path >= 0)
-			close(path);
+	int path = path_of(dir, name, fd, &st);
+	if (path < 0) {
 		close(fd);
-		return status_of(e);
+		return status_of(-path);
 	}
 	int status = obj_from_fd(W.objs[dir].exp, W.objs[dir].fs, dir, path, &st, o);
 	if (status || W.objs[*o].wfd >= 0 || W.row[S_FDS_READ] + W.row[S_FDS_WRITE] >= W.max_data) {

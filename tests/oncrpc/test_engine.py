@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
 
@@ -636,6 +637,74 @@ def test_flood_of_one_connection_leaves_others_their_turn(small: Small) -> None:
     polite.close()
 
 
+def test_connection_with_many_calls_waiting_gets_its_share_and_no_more() -> None:
+    """31 connections have some calls waiting and one has twenty times as many: until the first is through, each was served
+    as often (Jain's index, (sum x)^2 / (n sum x^2))."""
+    served: list[int] = []
+    tcp = socket.socket()
+    tcp.bind(("127.0.0.1", 0))
+    address = tcp.getsockname()
+    server = Server([Program(PROG, {3: [Procedure("WHO", lambda r: served.append(r.port) or b"")]})])
+    server.listen(tcp)
+    clients = [Tcp(address) for _ in range(32)]
+    while server.counters()["conns"] < len(clients):
+        server.turn(1000)
+    server.stop_reading(True)
+    for client, calls in zip(clients, [2000, *[100] * 31], strict=True):
+        message = Call(PROG, 3, 0).pack()
+        client.sock.sendall((mark(len(message)) + message) * calls)
+    server.stop_reading(False)
+    ports = [client.sock.getsockname()[1] for client in clients]
+    while max(map(served.count, ports[1:])) < 100:
+        server.turn(1000)
+    shares = [served.count(port) for port in ports]
+    assert sum(shares) ** 2 / (len(shares) * sum(share * share for share in shares)) >= 0.95, shares
+    for client in clients:
+        client.close()
+    server.free()
+
+
+def test_calls_for_c_and_for_python_are_answered_in_their_order(small: Small) -> None:
+    """NULL is answered by a function in C, ECHO by Python: neither overtakes the other."""
+    transport = Tcp(small.address)
+    calls = [Call(PROG, 3, (0, ECHO, ECHO, 0, 0)[i % 5], b"") for i in range(200)]
+    for call in calls:
+        transport.send(call.pack())
+    assert [unpack_reply(transport.recv()).xid for _ in calls] == [call.xid for call in calls]
+    transport.close()
+
+
+def test_loop_that_serves_calls_in_c_alone_hears_timers_signals_and_wake() -> None:
+    """Nothing of the batches goes through Python, but everything else does."""
+    tcp = socket.socket()
+    tcp.bind(("127.0.0.1", 0))
+    address = tcp.getsockname()
+    server = Server([Program(PROG, {3: [NULL]})])
+    server.listen(tcp)
+    seen: list[str] = []
+    before = signal.getsignal(signal.SIGUSR1)
+    server.catch({signal.SIGUSR1: lambda: (seen.append("signal"), server.stop())[0]})
+    stop = threading.Event()
+
+    def load() -> None:
+        transport = Tcp(address)
+        while not stop.is_set():
+            exchange(transport, Call(PROG, 3, 0))
+        transport.close()
+
+    client = threading.Thread(target=load)
+    client.start()
+    server.call_later(0.02, lambda: (seen.append("timer"), os.kill(os.getpid(), signal.SIGUSR1))[0])
+    server.run()
+    assert seen == ["timer", "signal"]
+    assert server.counters()["calls"] > 0
+    stop.set()
+    while client.is_alive():
+        server.turn(10)
+    signal.signal(signal.SIGUSR1, before)
+    server.free()
+
+
 # ---- the loop
 
 
@@ -644,7 +713,7 @@ def test_stop_reading_holds_calls_until_it_is_off() -> None:
     tcp = socket.socket()
     tcp.bind(("127.0.0.1", 0))
     address = tcp.getsockname()
-    server = Server([Program(PROG, {3: [NULL]})])
+    server = Server([Program(PROG, {3: [Procedure("NULL", lambda request: b"")]})])
     server.listen(tcp)
     server.stop_reading(True)
     transport = Tcp(address)
