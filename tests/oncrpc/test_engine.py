@@ -644,7 +644,12 @@ def test_connection_with_many_calls_waiting_gets_its_share_and_no_more() -> None
     tcp = socket.socket()
     tcp.bind(("127.0.0.1", 0))
     address = tcp.getsockname()
-    server = Server([Program(PROG, {3: [Procedure("WHO", lambda r: served.append(r.port) or b"")]})])
+
+    def who(request: Request) -> bytes:
+        served.append(request.port)
+        return b""
+
+    server = Server([Program(PROG, {3: [Procedure("WHO", who)]})])
     server.listen(tcp)
     clients = [Tcp(address) for _ in range(32)]
     while server.counters()["conns"] < len(clients):
@@ -683,8 +688,15 @@ def test_loop_that_serves_calls_in_c_alone_hears_timers_signals_and_wake() -> No
     server.listen(tcp)
     seen: list[str] = []
     before = signal.getsignal(signal.SIGUSR1)
-    server.catch({signal.SIGUSR1: lambda: (seen.append("signal"), server.stop())[0]})
     stop = threading.Event()
+
+    def on_signal() -> None:
+        seen.append("signal")
+        server.stop()
+
+    def on_timer() -> None:
+        seen.append("timer")
+        os.kill(os.getpid(), signal.SIGUSR1)
 
     def load() -> None:
         transport = Tcp(address)
@@ -694,7 +706,8 @@ def test_loop_that_serves_calls_in_c_alone_hears_timers_signals_and_wake() -> No
 
     client = threading.Thread(target=load)
     client.start()
-    server.call_later(0.02, lambda: (seen.append("timer"), os.kill(os.getpid(), signal.SIGUSR1))[0])
+    server.catch({signal.SIGUSR1: on_signal})
+    server.call_later(0.02, on_timer)
     server.run()
     assert seen == ["timer", "signal"]
     assert server.counters()["calls"] > 0
