@@ -2,23 +2,43 @@
 
     rpcinfo [-p | -s] [host]            list (default: rpcbind's; -p: PMAP version 2; -s: short)
     rpcinfo -t|-u host program [version]    NULL over TCP, UDP
+    rpcinfo -T netid host program [version]  NULL over udp, tcp, udp6 or tcp6, at the address that rpcbind gives for it
     rpcinfo -l host program version     all transports of one version
+    rpcinfo -m [host]                   how often each procedure of the port mapper was called
     rpcinfo -d program version          remove a registration of this machine
 """
 from __future__ import annotations
 
 import argparse
+import socket
 import sys
 from collections.abc import Iterable
 
 from oncrpc.client import Client, RpcTimeout
 from oncrpc.message import AUTH_NONE, AcceptStat, Auth, RpcError
-from oncrpc.pmap import PMAP_PORT, PMAP_PROG, RPCB_VERS4, Mapping, Pmap, Rpcb, Rpcbind, pack_rpcb, rpcbind_socket, unregister
+from oncrpc.pmap import (
+    NETIDS,
+    PMAP_PORT,
+    PMAP_PROG,
+    RPCB_VERS4,
+    Mapping,
+    Pmap,
+    Rpcb,
+    Rpcbind,
+    pack_rpcb,
+    rpcbind_socket,
+    split_universal,
+    unregister,
+)
 from oncrpc.xdr import Unpacker, XdrError
 
-from .service import MAX_NETBUF
+from .service import MAX_NETBUF, STAT_PROCS
 
-GETADDRLIST = 11
+GETADDRLIST, GETSTAT = 11, 12
+STATISTICS = {2: ("NULL", "SET", "UNSET", "GETPORT", "DUMP", "CALLIT"),
+              3: ("NULL", "SET", "UNSET", "GETADDR", "DUMP", "CALLIT", "TIME", "U2T", "T2U"),
+              4: ("NULL", "SET", "UNSET", "GETADDR", "DUMP", "BCAST", "TIME", "U2T", "T2U", "VERADDR", "INDRECT", "GETLIST",
+                  "GETSTAT")}
 MAX_VERSION = 0xFFFFFFFF    # a version that no program has: its answer names the range
 MAX_VERSIONS = 64           # of a range that is asked one by one
 NAMES = {100000: "portmapper", 100003: "nfs", 100005: "mountd", 100011: "rquotad", 100021: "nlockmgr", 100024: "status",
@@ -48,10 +68,14 @@ def main(argv: list[str] | None = None) -> int:
     how.add_argument("-u", dest="how", action="store_const", const="udp", help="call NULL over UDP")
     how.add_argument("-l", dest="how", action="store_const", const="list", help="list the transports of one version")
     how.add_argument("-d", dest="how", action="store_const", const="delete", help="remove a registration")
+    how.add_argument("-m", dest="how", action="store_const", const="stat", help="how often its procedures were called")
+    how.add_argument("-T", dest="netid", choices=[*NETIDS], help="call NULL over this transport")
     parser.add_argument("-n", dest="port", type=int, default=0, help="with -t and -u: the program's port, port mapper unasked")
     parser.add_argument("--mapper-port", type=int, default=PMAP_PORT, help="where the port mapper is, when not at 111")
     parser.add_argument("words", nargs="*", metavar="host | program | version")
     options = parser.parse_args(argv)
+    if options.netid:
+        options.how = "tcp" if NETIDS[options.netid][1] == socket.IPPROTO_TCP else "udp"
     try:
         return COMMANDS[options.how](options, parser)
     except RpcTimeout:
@@ -131,6 +155,34 @@ def list_short(options: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     return 0
 
 
+def statistics(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+    """rpcb_stat_byvers of GETSTAT; SET and UNSET as calls/done."""
+    host = (*_words(options, parser, 0, 1), "127.0.0.1")[0]
+    with Client.tcp((host, options.mapper_port), PMAP_PROG, RPCB_VERS4, cred=Auth(AUTH_NONE)) as client:
+        data = Unpacker(client.call(GETSTAT))
+    for vers, procedures in STATISTICS.items():
+        counts = [str(data.unpack_int()) for _ in range(STAT_PROCS)]
+        for changed in (1, 2):
+            counts[changed] += f"/{data.unpack_int()}"
+        _skip_lists(data)
+        print(f"{'PORTMAP' if vers == 2 else 'RPCBIND'} (version {vers}) statistics")
+        print("".join(f"{name:<12}" for name in procedures).rstrip())
+        print("".join(f"{count:<12}" for count in counts[:len(procedures)]).rstrip(), end="\n\n")
+    return 0
+
+
+def _skip_lists(data: Unpacker) -> None:
+    """rpcbs_addrlist: what was asked for; rpcbs_rmtcalllist: what was forwarded.  Not shown."""
+    while data.unpack_bool():
+        for take in (data.unpack_uint, data.unpack_uint, data.unpack_int, data.unpack_int):
+            take()
+        data.unpack_string(MAX_NETBUF)
+    while data.unpack_bool():
+        for take in (data.unpack_uint, data.unpack_uint, data.unpack_uint, data.unpack_int, data.unpack_int, data.unpack_int):
+            take()
+        data.unpack_string(MAX_NETBUF)
+
+
 def list_transports(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     host, program, version = _words(options, parser, 3, 3)
     prog, vers = _program(program, parser), _number(version, parser)
@@ -177,13 +229,26 @@ def _versions(options: argparse.Namespace, host: str, prog: int) -> Iterable[int
 
 
 def _null(options: argparse.Namespace, host: str, prog: int, vers: int) -> None:
+    if options.netid:
+        host = _address_of(host, NETIDS[options.netid][0])
     port = options.port or _getport(options, host, prog, vers)
     opener = Client.tcp if options.how == "tcp" else Client.udp
     with opener((host, port), prog, vers, cred=Auth(AUTH_NONE)) as client:
         client.call(0)
 
 
+def _address_of(host: str, family: int) -> str:
+    """Numeric, in the family of the transport."""
+    return str(socket.getaddrinfo(host, None, family, socket.SOCK_STREAM)[0][4][0])
+
+
 def _getport(options: argparse.Namespace, host: str, prog: int, vers: int) -> int:
+    if options.netid:
+        with Rpcbind(host=host, port=options.mapper_port) as rpcbind:
+            address = rpcbind.getaddr(prog, vers, options.netid)
+        if not address:
+            raise RpcError(AcceptStat.PROG_UNAVAIL)
+        return split_universal(address)[1]
     with Pmap(host, port=options.mapper_port, tcp=options.how == "tcp") as mapper:
         port = mapper.getport(prog, vers, 6 if options.how == "tcp" else 17)
     if not port:
@@ -201,7 +266,7 @@ def delete(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
 
 
 COMMANDS = {None: list_rpcb, "pmap": list_pmap, "short": list_short, "list": list_transports, "tcp": ping, "udp": ping,
-            "delete": delete}
+            "delete": delete, "stat": statistics}
 __all__ = ["Mapping", "main"]
 
 if __name__ == "__main__":

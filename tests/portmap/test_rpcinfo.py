@@ -43,6 +43,27 @@ def test_t_and_u_ask_each_version(portmap: Portmap, capsys: pytest.CaptureFixtur
     assert (status, lines) == (0, [f"program 100000 version {v} ready and waiting" for v in (2, 3, 4)])
 
 
+@pytest.mark.parametrize(("netid", "host"), [("tcp", "127.0.0.1"), ("udp", "localhost"), ("tcp6", "::1"), ("udp6", "::1")])
+def test_big_t_asks_over_one_transport(portmap: Portmap, capsys: pytest.CaptureFixture[str], netid: str, host: str) -> None:
+    status, lines, err = run(portmap, capsys, "-T", netid, host, "portmapper", "4")
+    assert (status, lines) == (0, ["program 100000 version 4 ready and waiting"]), err
+
+
+def test_big_t_of_what_is_not_registered_there(portmap: Portmap, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(portmap, capsys, "-T", "tcp6", "::1", "300000", "1")[0] == 1
+
+
+def test_m_counts_calls(portmap: Portmap, capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(3):
+        run(portmap, capsys, "-p", "127.0.0.1")
+    status, lines, _ = run(portmap, capsys, "-m")
+    assert status == 0
+    assert lines[0] == "PORTMAP (version 2) statistics"
+    assert lines[1].split() == ["NULL", "SET", "UNSET", "GETPORT", "DUMP", "CALLIT"]
+    assert lines[2].split() == ["0", "0/0", "0/0", "0", "3", "0"]
+    assert lines[-2].split()[-1] == "1"  # GETSTAT itself
+
+
 def test_version_that_is_not_there(portmap: Portmap, capsys: pytest.CaptureFixture[str]) -> None:
     status, lines, err = run(portmap, capsys, "-t", "127.0.0.1", "100000", "9")
     assert (status, lines) == (1, ["program 100000 version 9 is not available"])
