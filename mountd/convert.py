@@ -58,6 +58,8 @@ def _linux(entry: Entry, parsed: Parsed) -> list[str]:
     for client in entry.clients:
         options = _linux_options(entry, client, parsed)
         name = "@" + client.name if client.kind is Kind.NETGROUP else _client_text(client)
+        if client.kind is Kind.NETWORK and client.name:
+            parsed.error(client.where, f"{client.name}: the Linux dialect has no names of networks", "address/length")
         if client.kind is Kind.GROUP_OR_HOST:
             parsed.warn(client.where, f"{client.text}: taken as a host; write @{client.text} if it is a netgroup")
         clients.append(f"{name}({','.join(options)})")
@@ -177,7 +179,7 @@ def _bsd_squash(o: Options) -> list[str]:
 
 def _client_text(client: Client) -> str:
     if not client.network:
-        return client.name or "*"
+        return (f"{client.name}/{client.prefix}" if client.prefix else client.name) or "*"
     text = str(ipaddress.ip_address(client.network)) + (f"%{client.scope}" if client.scope else "")
     return text if client.prefix == len(client.network) * 8 else f"{text}/{client.prefix}"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from nfssvc_shim.flags import Ex, Nx
 
-from .exports_client import BadClient, Value, classful, host, masked, prefix_length
+from .exports_client import BadClient, Value, classful, host, masked, prefix_length, significant
 from .exports_client import network as client_network
 from .exports_lex import Line, Word, decode, logical_lines, words
 from .exports_model import (
@@ -45,6 +45,7 @@ _FLAGS: dict[str, dict[str, Any]] = {
     "noresvport": {"secure": False},
     "noresvmnt": {"secure_mount": False},
 }
+_NETWORK_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,62}")
 _VALUED = ("maproot", "mapall", "network", "mask", "sec", "index", "fspath", "fsuuid")
 _OTHER = ("alldirs", "webnfs", "kerb", "tls", "tlscert", "tlscertuser")
 _KNOWN = (*_FLAGS, *_VALUED, *_OTHER, *_ALIASES)
@@ -264,7 +265,7 @@ def _host(word: str) -> Value:
 
 
 def _network_value(text: str, mask: str) -> Value:
-    """Network of -network and -mask, either as address/length, or as number and mask, or as number of a class."""
+    """Network of -network and -mask: address/length, or number and mask, or number of a class, or a name of networks(5)."""
     address, slash, length = text.partition("/")
     if slash and mask:
         raise BadClient("-mask beside a prefix length", "one of the two")
@@ -272,19 +273,18 @@ def _network_value(text: str, mask: str) -> Value:
         if not slash and not mask:
             raise BadClient(f"{printable(text[:80])} without a prefix length", "-network=address/length")
         return client_network(address, length or mask)
+    if _NETWORK_NAME.fullmatch(address):
+        return Value(Kind.NETWORK, name=address, prefix=prefix_length(length if slash else mask, 32) if slash or mask else 0)
     packed, natural = classful(address)
     if slash or mask:
         return masked(packed, prefix_length(length if slash else mask, 32))
-    value = masked(packed, max(natural, _significant(packed)))
+    value = masked(packed, max(natural, significant(packed)))
     return replace(value, note=f"no mask; taken as {_shown(value)}")
 
 
-def _significant(packed: bytes) -> int:
-    """The shortest mask that keeps every byte of the network number that is not 0."""
-    return len(packed.rstrip(b"\0")) * 8
-
-
 def _shown(value: Value) -> str:
+    if value.name:
+        return f"{value.name}/{value.prefix}" if value.prefix else value.name
     return f"{ipaddress.ip_address(value.network)}/{value.prefix}"
 
 

@@ -169,3 +169,8 @@ def classful(word: str) -> tuple[bytes, int]:
     if first >= 224:
         raise BadClient(f"{word} is no network of hosts", "a network below 224.0.0.0")
     return packed, 8 if first < 128 else 16 if first < 192 else 24
+
+
+def significant(packed: bytes) -> int:
+    """The shortest mask that keeps every byte of the network number that is not 0."""
+    return len(packed.rstrip(b"\0")) * 8

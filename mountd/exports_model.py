@@ -119,8 +119,9 @@ BSD_DEFAULTS = Options(readonly=False, secure=False)
 class Client:
     """One client of one export.
 
-    name     host name, netgroup or pattern; "" for addresses, networks and the world
-    network  packed address of a HOST given by address or of a NETWORK, with its prefix length; scope: interface of fe80::%if
+    name     host name, netgroup, pattern, or network of networks(5); "" for addresses, other networks and the world
+    network  packed address of a HOST given by address or of a NETWORK, with its prefix length (of a named network 0: that of its
+             number); scope: interface of fe80::%if
     text     as written, for messages and for showmount -e
     """
 

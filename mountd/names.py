@@ -23,6 +23,7 @@ class Ask(Enum):
     NETGROUP = "netgroup"            # addresses of a netgroup's hosts
     GROUP_OR_HOST = "group_or_host"  # the first of the two that exists
     REVERSE = "reverse"              # names of an address that also resolve to it
+    NETWORK = "network"              # number of a network, networks(5)
     USER = "user"                    # "uid gid gid gid ..." of `user` or `user:group:...`
 
 
@@ -35,7 +36,8 @@ class Question:
 Answers = Mapping[Question, tuple[str, ...]]
 
 NOBODY = Question(Ask.USER, "nobody")
-_ASK_OF = {Kind.HOST: Ask.HOST, Kind.NETGROUP: Ask.NETGROUP, Kind.GROUP_OR_HOST: Ask.GROUP_OR_HOST}
+_ASK_OF = {Kind.HOST: Ask.HOST, Kind.NETGROUP: Ask.NETGROUP, Kind.GROUP_OR_HOST: Ask.GROUP_OR_HOST,
+           Kind.NETWORK: Ask.NETWORK}
 
 
 def questions(entries: Iterable[Entry]) -> set[Question]:

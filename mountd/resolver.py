@@ -18,6 +18,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from .names import Ask
 
@@ -120,6 +121,15 @@ def netgroup_hosts(name: str) -> list[str]:
     return hosts
 
 
+def network_number(name: str) -> list[str]:
+    """What networks(5) says: `name number alias ...`."""
+    for line in Path("/etc/networks").read_text(errors="replace").splitlines():
+        words = line.partition("#")[0].split()
+        if len(words) > 1 and name.lower() in (word.lower() for word in (words[0], *words[2:])):
+            return [words[1]]
+    raise KeyError(name)
+
+
 def _group_or_host(name: str) -> list[str]:
     return group_addresses(name) or host_addresses(name)
 
@@ -157,5 +167,5 @@ def _number(text: str) -> int:
 
 _ANSWERS: dict[Ask, Callable[[str], list[str]]] = {
     Ask.HOST: host_addresses, Ask.REVERSE: reverse_names, Ask.NETGROUP: group_addresses, Ask.GROUP_OR_HOST: _group_or_host,
-    Ask.USER: user_ids,
+    Ask.USER: user_ids, Ask.NETWORK: network_number,
 }

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from nfssvc_shim.flags import Ex, Nx
 from nfssvc_shim.records import AF_INET4, AF_INET6, AF_NONE, MAX_EXPORTS, Address, Cred, Export, Net
 
+from .exports_client import BadClient, classful, significant
 from .exports_model import NO_EX, Client, CredSpec, Diagnostic, Entry, Kind, Options, Where, printable
 from .exptab import ExportIds
 from .filesystems import FileSystems, Place
@@ -252,10 +253,23 @@ class _Build:
             else:
                 family = AF_INET4 if len(client.network) == 4 else AF_INET6
                 yield self._net(client, Address(family, client.network, 0, scope), client.prefix)
+        elif client.kind is Kind.NETWORK:
+            yield from self._named_network(client)
         else:
             for text in self._addresses(client):
                 address = Address.of(text)
                 yield self._net(client, address, len(address.packed) * 8)
+
+    def _named_network(self, client: Client) -> Iterator[Net]:
+        """Of networks(5); without a mask that of its class, and of the bytes that are not 0."""
+        numbers = self.answers.get(Question(Ask.NETWORK, client.name), ())
+        try:
+            packed, natural = classful(numbers[0] if numbers else "")
+        except BadClient:
+            self._warn(client.where, f"{printable(client.name)} is no network of networks(5); denied until it is")
+            return
+        prefix = client.prefix or max(natural, significant(packed))
+        yield self._net(client, Address(AF_INET4, _masked(packed, prefix)), prefix)
 
     def _addresses(self, client: Client) -> list[str]:
         if client.kind is Kind.WILDCARD:

@@ -26,6 +26,9 @@ ANSWERS = {
     Question(Ask.GROUP_OR_HOST, "h1"): ("192.0.2.1",),
     Question(Ask.NETGROUP, "g"): ("192.0.2.1", "192.0.2.9"),
     Question(Ask.REVERSE, "192.0.2.77"): ("pc77.example.org",),
+    Question(Ask.NETWORK, "lab"): ("198.51.100",),
+    Question(Ask.NETWORK, "home"): ("192.0.2.128",),
+    Question(Ask.NETWORK, "all"): ("0.0.0.0",),
     Question(Ask.USER, "daemon"): ("1", "1", "5"),
     Question(Ask.USER, "root"): ("0", "0"),
     Question(Ask.USER, "0:10"): ("0", "10"),
@@ -74,6 +77,22 @@ def test_maproot_and_mapall_take_the_credential_of_the_user(make) -> None:  # ty
     net = only_net(make("T/a -mapall=100:20:30 192.0.2.1", Dialect.BSD))
     assert net.mapall == Cred(100, 20, (30,))
     assert net.flags & Nx.MAPALL
+
+
+@pytest.mark.parametrize(("option", "network"), [
+    ("-network lab", "198.51.100.0/24"), ("-network=lab/25", "198.51.100.0/25"), ("-network home", "192.0.2.128/32"),
+    ("-network lab -mask 255.255.0.0", "198.51.0.0/16")])
+def test_network_by_its_name(make, option: str, network: str) -> None:  # type: ignore[no-untyped-def]
+    """networks(5); a mask is of its class, or as long as its number."""
+    net = only_net(make(f"T/a {option}", Dialect.BSD))
+    assert f"{net.address}/{net.prefix}" == network
+
+
+@pytest.mark.parametrize("name", ["nowhere", "all"])
+def test_network_that_is_not_known_or_is_everything_denies(make, name: str) -> None:  # type: ignore[no-untyped-def]
+    table = make(f"T/a -network {name}", Dialect.BSD)
+    assert [export.nets for export in table.exports] == [()]
+    assert "is no network of networks(5)" in str(table.warnings[0])
 
 
 def test_unknown_user_denies_the_entry(make) -> None:  # type: ignore[no-untyped-def]
