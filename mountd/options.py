@@ -41,6 +41,7 @@ class Options:
     pidfile: str
     dialect: Dialect | None
     always: Ex
+    cluster: tuple[bytes, ...]
     verbose: int
 
     def exports(self) -> Sequence[str]:
@@ -65,7 +66,8 @@ def parse(argv: list[str]) -> Options:
         hosts_access=a.hosts_access, listen=not a.relay_only,
         transports=("tcp",) if a.tcp_only else ("udp", "tcp"), register=not a.no_portmap, portmap_port=a.portmap_port,
         ready_fd=a.ready_fd, socket=a.socket or default_path(), statedir=Path(a.statedir) if a.statedir else default_statedir(),
-        pidfile=a.pidfile, dialect=Dialect(a.dialect) if a.dialect else None, always=always, verbose=a.verbose)
+        pidfile=a.pidfile, dialect=Dialect(a.dialect) if a.dialect else None, always=always,
+        cluster=a.cluster, verbose=a.verbose)
 
 
 def default_statedir() -> Path:
@@ -80,6 +82,13 @@ def _port(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text}: expected a port, 0 to 65535")
     return int(text)
+
+
+def _directories(text: str) -> tuple[bytes, ...]:
+    """Absolute paths between colons, without slashes at their ends."""
+    if not all(part.startswith("/") for part in text.split(":")):
+        raise argparse.ArgumentTypeError(f"{text}: expected absolute paths, with a colon between them")
+    return tuple(os.fsencode(part.rstrip("/") or "/") for part in text.split(":"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,5 +119,6 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--statedir", default="", metavar="DIR", help="for mountdtab and mountdexptab")
     p.add_argument("--dialect", choices=[d.value for d in Dialect], help="of the exports files; default: by a look at each")
     p.add_argument("--crossmnt", action="store_true", help="show file systems mounted below every export, as unfsd")
+    p.add_argument("--cluster", type=_directories, default=(), metavar="PATH:...", help="tags(7) in the exports there and below")
     p.add_argument("--set", default="", metavar="FLAG,...", help=f"for every export: {', '.join(_EX_NAMES)}")
     return p

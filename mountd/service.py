@@ -46,7 +46,7 @@ from .privsep import drop_rights, fork_child, kill_child
 from .registrar import Registration
 from .rmtab import MountTab
 from .sockets import Sockets
-from .table import Builder, Table, build, wildcard_clients
+from .table import Builder, Table, build, is_below, wildcard_clients
 
 log = logging.getLogger(__name__)
 
@@ -256,6 +256,9 @@ class Service:
     def _loaded(self) -> None:
         """New entries: asks for their names, and pushes when all are known or the wait is over."""
         self._start_watcher()
+        for top in self.o.cluster:
+            if not any(is_below(entry.path, top) for entry in self.entries):
+                log.warning("no export is at or below %s: no tags there", printable(top))
         wanted = questions(self.entries)
         self.names.forget(wanted)
         if any(client.kind.name == "WILDCARD" for entry in self.entries for client in entry.clients):
@@ -303,7 +306,7 @@ class Service:
         try:
             with without_gc():
                 table = build(self.entries, self.names.answers(),
-                              Builder(FileSystems.now(), self.ids, self.o.reserved, self.o.always))
+                              Builder(FileSystems.now(), self.ids, self.o.reserved, self.o.always, self.o.cluster))
         except OSError as exc:
             log.error("the table cannot be made: %s", exc)
             return

@@ -114,12 +114,14 @@ class Builder:
 
     reserved  False: no entry asks for a source port below 1024 (mountd -n)
     always    Ex bits of every export (unfsd's options)
+    cluster   exports at and below these directories have tags(7) (unfsd -C)
     """
 
     filesystems: FileSystems
     ids: ExportIds
     reserved: bool = True
     always: Ex = NO_EX
+    cluster: tuple[bytes, ...] = ()
 
 
 def build(entries: Sequence[Entry], answers: Answers, builder: Builder) -> Table:
@@ -196,12 +198,15 @@ class _Build:
         self.table.by_wildcard |= bool(wild)
         export = Export(
             expid=self.b.ids.id_of(place.uuid, place.path), fspath=place.fspath, exppath=place.exppath,
-            flags=self._flags(first, [client.options for client, _ in clients]),
+            flags=self._flags(first, [client.options for client, _ in clients]) | self._tags(first),
             fsid=self._fsid(first, place, [c.options.fsid for c, _ in clients if c.options.fsid]),
             password=clients[0][0].options.password if clients else b"",
             index=next((c.options.index for c, _ in clients if c.options.index), b""),
             nets=tuple(rule.net for rule in rules))
         return Mountable(export, first.path, first.where, rules, wild, tuple(client for client, _ in clients))
+
+    def _tags(self, entry: Entry) -> Ex:
+        return Ex.CLUSTER if any(is_below(entry.path, top) for top in self.b.cluster) else NO_EX
 
     def _fsid(self, entry: Entry, place: Place, given: list[bytes]) -> bytes:
         """The id of the directory's file system, which has one in all handles: the first that the files give; b"" without."""
@@ -354,9 +359,14 @@ def _index(rules: Sequence[Rule]) -> dict[tuple[int, int], dict[bytes, Rule]]:
     return by_length
 
 
+def is_below(path: bytes, top: bytes) -> bool:
+    """Whether `path` is `top` or lies below it, by components."""
+    return path == top or path.startswith(top.rstrip(b"/") + b"/")
+
+
 def wildcard_clients(mountable: Mountable, names: Sequence[str]) -> list[Client]:
     """The wildcard entries of a directory that one of `names` matches."""
     return [client for client, _ in mountable.wildcards if any(_pattern(client.name)(name) for name in names)]
 
 
-__all__ = ["Builder", "Mountable", "Rule", "Table", "build", "wildcard_clients"]
+__all__ = ["Builder", "Mountable", "Rule", "Table", "build", "is_below", "wildcard_clients"]

@@ -184,7 +184,9 @@ class Unfsd:
         words += ["-t"] if self._o.tcp_only else []
         one_port = self._o.mount_port == self._o.nfs_port
         words += ["-p", str(self._port), "--relay-only"] if one_port else ["-p", str(self._o.mount_port)]
-        return python("mountd", *words, "-d", "--set", ",".join(self._o.export_flags), self._o.exports)
+        flags = [flag for flag in self._o.export_flags if not (flag == "cluster" and self._o.cluster)]
+        words += ["--cluster", self._o.cluster] if self._o.cluster else []
+        return python("mountd", *words, "-d", "--set", ",".join(flags), self._o.exports)
 
     def _start(self, child: Child) -> None:
         """Starts it and waits until it serves, or until we are to stop.  Raises StartError when it ends instead."""

@@ -19,7 +19,8 @@ USAGE = """usage: unfsd [-h] [-u] [-d] [-e file] [-i file] [-n port] [-m port] [
   -p        no portmapper                  -l addr   bind this address
   -s        single user                    -T        test the exports file
   -b        search for moved files         -r        unreadable executables look readable
-  -c, -C    cluster extensions             -3        32-bit file ids and cookies
+  -c        cluster extensions             -C path   those in the exports at and below path (a:b:c)
+  -3        32-bit file ids and cookies
   -w        accepted, no effect            --workers n  worker processes (4)
   -V 2      NFS version 2 as well          --no-acl  no NFS_ACL (getfacl, setfacl)
   --statedir dir, --socket path, --key file: other places than the usual ones"""
@@ -44,6 +45,7 @@ class Options:
     key: str = ""
     v2: bool = False             # NFS version 2 is answered, too
     acl: bool = True             # NFS_ACL is answered
+    cluster: str = ""            # -C: where tags(7) are looked at, instead of everywhere
     throwaway: bool = False      # no state is kept for the next run
     export_flags: list[str] = field(default_factory=lambda: ["crossmnt"])
 
@@ -102,6 +104,8 @@ def _set(o: Options, name: str, value: str) -> None:
             raise UsageError(f"NFS version {value!r}: 3 is always there, 2 can be added")
         o.v2 |= value == "2"
     elif name == "-C":
-        o.export_flags.append("cluster")
+        if not all(part.startswith("/") for part in value.split(":")):
+            raise UsageError(f"-C {value!r}: absolute paths are needed")
+        o.cluster = value
     elif name == "-v":
         o.verbose += 1

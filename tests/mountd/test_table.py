@@ -170,6 +170,14 @@ def test_options_for_all_exports(make) -> None:  # type: ignore[no-untyped-def]
     assert not any(net.flags & Nx.SECURE for e in table.exports for net in e.nets)
 
 
+def test_tags_are_of_the_exports_at_and_below_a_path(tree: Path) -> None:
+    """unfsd -C; by components: /x/a is not above /x/ab."""
+    (tree / "ab").mkdir()
+    parsed = parse_text(f"{tree}/a *\n{tree}/a/sub *\n{tree}/ab *\n{tree}/b *\n".encode(), "f")
+    table = build(parsed.entries, ANSWERS, Builder(FileSystems.now(), ExportIds(), cluster=(os.fsencode(tree / "a"),)))
+    assert [bool(export.flags & Ex.CLUSTER) for export in table.exports] == [True, True, False, False]
+
+
 def test_file_system_has_one_fsid_the_first(make) -> None:  # type: ignore[no-untyped-def]
     """It is in the handles of all its exports: the last to be loaded must not decide."""
     table = make("T/a *(fsid=7)\nT/b *\nT/c *(fsid=8)\n")

@@ -180,3 +180,20 @@ def test_crossing_handles_work_on_new_connections_and_workers(crossing: Spot) ->
     for _ in range(8):
         with closing(crossing.server.client(CRED)) as other:
             assert other.getattr(fh).ok and other.lookup(mnt, b"new").must().h == fh
+
+
+def test_option_big_c_looks_at_tags_in_its_directories_only() -> None:
+    """tags(7): CLIENT stands for every client."""
+    with tempfile.TemporaryDirectory(prefix="nfs3-") as name:
+        base = Path(name)
+        base.chmod(0o755)
+        for part in ("tagged", "plain", "server"):
+            (base / part).mkdir()
+            (base / part / "f").write_text("f")
+            (base / part / "f$$CLIENT$$").write_text("tagged")
+        exports = f"{base}/tagged {OPTIONS}\n{base}/plain {OPTIONS}\n"
+        with ServerSet(base / "server", exports, options=("-c", "-C", f"{base}/tagged:{base}/none")) as server, \
+                closing(server.client(CRED)) as nfs:
+            for part, content in (("tagged", b"tagged"), ("plain", b"f")):
+                assert nfs.read(nfs.lookup(server.root(base / part), b"f").must().h).must().data == content
+            assert f"no export is at or below {base}/none" in server.log()

@@ -57,3 +57,10 @@ def test_unfsd_flags_become_flags_of_every_export():
 
 def test_unfsd_w_is_accepted_without_effect():
     assert unfsd.parse(["-w"]) == unfsd.parse([])
+
+
+def test_big_c_has_absolute_paths():
+    assert unfsd.parse(["-C", "/a:/b/c"]).cluster == "/a:/b/c"
+    for wrong in ("a", "/a:", "/a:b"):
+        with pytest.raises(UsageError):
+            unfsd.parse(["-C", wrong])
