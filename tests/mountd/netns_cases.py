@@ -15,6 +15,9 @@ import pytest
 
 from mountd.mount import MOUNT_PROGRAM, Proc
 from mountd.showmount import unpack_exports
+from nfssvc_shim.call import nfssvc
+from nfssvc_shim.flags import Nfssvc, Nxa
+from nfssvc_shim.records import ExportArgs
 from oncrpc.client import Client
 from oncrpc.message import AcceptStat, RpcError, pack_call
 from oncrpc.pmap import Pmap, Rpcbind
@@ -214,6 +217,27 @@ def test_address_of_h_is_served_from_when_it_comes(mountd: Mountd, tree: Path) -
             ip("addr", "del", f"{late}/32", "dev", "lo")
             with pytest.raises(OSError, match=r"unreachable|timed out"):
                 mountd.mnt(os.fsencode(tree / "a"), host=late)
+
+
+def test_nfsd_serves_an_address_that_comes_later(tmp_path: Path) -> None:
+    late, (read, write) = "203.0.113.7", os.pipe()
+    places = [word for name in ("statedir", "socket", "key") for word in (f"--{name}", str(tmp_path / name))]
+    nfsd = subprocess.Popen([sys.executable, "-m", "nfsd_master", "-F", "-n", "2", "-p", "2049", "-h", late, "--no-portmap",
+                             "-P", str(tmp_path / "pid"), "--ready-fd", str(write), *places], cwd=TREE, pass_fds=[write],
+                            stderr=subprocess.DEVNULL)
+    os.close(write)
+    try:
+        assert os.read(read, 64).startswith(b"READY")
+        nfssvc(Nfssvc.EXPORT, ExportArgs(Nxa.REPLACE, True), socket_path=tmp_path / "socket")  # workers read calls from now on
+        ip("addr", "add", f"{late}/32", "dev", "lo")
+        for opener in (Client.tcp, Client.udp):
+            with opener((late, 2049), 100003, 3, timeout_s=DEADLINE_S) as client:
+                assert client.call(0) == b""
+        ip("addr", "del", f"{late}/32", "dev", "lo")
+    finally:
+        nfsd.terminate()
+        assert nfsd.wait(DEADLINE_S) == 0
+        os.close(read)
 
 
 def test_interface_of_an_entry_comes_and_goes(mountd: Mountd, tree: Path) -> None:
