@@ -41,7 +41,7 @@ struct page {
 	struct call *c;
 	i32 dir;
 	int plus, search, strict, root, cache; /* search: the caller may look names up here */
-	u32 limit, dircount, names; /* bytes of the whole result; of the names alone (READDIRPLUS), and how many there are */
+	u32 limit, names;    /* bytes of the whole result, and how many names there are */
 	u64 dir_ino;
 	int v2, short_cookies;
 	u64 pos;             /* short cookies: where the next entry stands, and the last end that a reply may have */
@@ -125,9 +125,6 @@ static int put_entry(struct page *pg, const struct dirent64_ *d, struct kept_fh 
 	u32 n = (u32)strlen(d->name), size = 4 + 8 + 4 + ((n + 3) & ~3u) + 8 + (pg->plus ? POST + 4 + FH3 : 0);
 	if ((u32)(c->rep - c->res) + size + 8 > pg->limit)
 		return 0;
-	if (pg->plus && pg->names && pg->dircount < 24 + n)
-		return 0;
-	pg->dircount -= pg->dircount < 24 + n ? pg->dircount : 24 + n;
 	u64 ino = pg->root && n == 2 && is_dots(d->name) ? pg->dir_ino : d->ino; /* above the root there is nothing to name */
 	if (W.exps[W.objs[pg->dir].exp].flags & EX_FILEID32)
 		ino = (u32)(ino ^ ino >> 32);
@@ -266,7 +263,7 @@ static int begin(struct page *pg, const struct stat *st)
 	return 0;
 }
 
-static int list(struct call *c, int plus, u64 cookie, u32 dircount, u32 count)
+static int list(struct call *c, int plus, u64 cookie, u32 count)
 {
 	u32 short_cookies = c->vers == 2 || c->rights & R_CLIENTS32 || W.exps[W.objs[c->obj].exp].flags & EX_FILEID32;
 	if (short_cookies && cookie > ~0u)
@@ -279,7 +276,7 @@ static int list(struct call *c, int plus, u64 cookie, u32 dircount, u32 count)
 		return status;
 	u32 most = c->proto == RPC_UDP ? UDPMAX : DIRMAX;
 	struct page pg = { .c = c, .dir = c->obj, .plus = plus, .strict = !settled(&st), .limit = count > most ? most : count,
-			   .dircount = dircount, .root = obj_is_root(c->obj), .dir_ino = (u64)st.st_ino, .v2 = c->vers == 2,
+			   .root = obj_is_root(c->obj), .dir_ino = (u64)st.st_ino, .v2 = c->vers == 2,
 			   .short_cookies = short_cookies != 0, .pos = cookie };
 	if (pg.limit < 4 + POST + 8 + 8)
 		return ERR_TOOSMALL;
@@ -299,7 +296,6 @@ static int list(struct call *c, int plus, u64 cookie, u32 dircount, u32 count)
 			break;
 		pg.strict = 1; /* a name changed under us */
 		pg.names = 0;
-		pg.dircount = dircount;
 		pg.pos = cookie;
 	}
 	W.objs[c->obj].pins--;
@@ -326,7 +322,7 @@ int vn_readdir(struct call *c)
 		return ERR_NOTDIR;
 	if ((verf && cookie) || cookie > INT64_MAX)
 		return ERR_BAD_COOKIE;
-	return list(c, 0, cookie, ~0u, count);
+	return list(c, 0, cookie, count);
 }
 
 /* Version 2: cookie and count of 32 bits, at most 8 KiB. */
@@ -335,20 +331,22 @@ int vn2_readdir(struct call *c)
 	if (garbage(c, c->arg, 8))
 		return V_GARBAGE;
 	u32 count = get_u32(c->arg + 4);
-	return is_dir(c->obj) ? list(c, 0, get_u32(c->arg), ~0u, count > 8192 ? 8192 : count) : ERR_NOTDIR;
+	return is_dir(c->obj) ? list(c, 0, get_u32(c->arg), count > 8192 ? 8192 : count) : ERR_NOTDIR;
 }
 
+/* dircount, how much of the reply may be names, is not looked at: Linux' client sends an eighth of maxcount whatever their length,
+ * which would leave half of each reply empty. */
 int vn_readdirplus(struct call *c)
 {
 	if (garbage(c, c->arg, 24))
 		return V_GARBAGE;
 	u64 cookie = get_u64(c->arg), verf = get_u64(c->arg + 8);
-	u32 dircount = get_u32(c->arg + 16), maxcount = get_u32(c->arg + 20);
+	u32 maxcount = get_u32(c->arg + 20);
 	if (!is_dir(c->obj))
 		return ERR_NOTDIR;
 	if (W.exps[W.objs[c->obj].exp].flags & EX_NORDIRPLUS)
 		return ERR_NOTSUPP;
 	if ((verf && cookie) || cookie > INT64_MAX)
 		return ERR_BAD_COOKIE;
-	return list(c, 1, cookie, dircount ? dircount : ~0u, maxcount);
+	return list(c, 1, cookie, maxcount);
 }
