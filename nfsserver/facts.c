@@ -165,7 +165,7 @@ int vn_fsinfo(struct call *c)
 	put_u32(c, most);      /* wtmax */
 	put_u32(c, most);      /* wtpref */
 	put_u32(c, 4096);      /* wtmult */
-	put_u32(c, most > 65536 ? 65536 : most); /* dtpref */
+	put_u32(c, most > DTPREF ? DTPREF : most); /* dtpref */
 	put_u64(c, INT64_MAX); /* maxfilesize */
 	put_u32(c, 0);         /* time_delta */
 	put_u32(c, 1);
