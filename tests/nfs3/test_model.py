@@ -422,7 +422,17 @@ class Model(RuleBasedStateMachine):
             self.nfs.close()
             self.nfs = self.server.client()
 
-    kills = 5
+    @rule()
+    def restart_the_server(self) -> None:
+        """All of its processes end and start again: what clients hold is as good as before."""
+        if self.restarts > 0:
+            type(self).restarts -= 1
+            self.nfs.close()
+            self.server.stop()
+            self.server.start()
+            self.nfs = self.server.client()
+
+    kills, restarts = 5, 3
 
     def is_link(self, where: tuple[bytes, ...]) -> bool:
         return stat.S_ISLNK(os.lstat(self.twin.path(where)).st_mode) if os.path.lexists(self.twin.path(where)) else False
@@ -443,7 +453,7 @@ class Model(RuleBasedStateMachine):
 def test_random_calls_do_what_local_calls_do(server: ServerSet, exports: Exports, export: str) -> None:
     squash: Callable[[Who], Who] = squashed if export == "squash" else lambda caller: caller
     machine = type("Run", (Model,), {"server": server, "export": exports.base / export, "squash": staticmethod(squash),
-                                     "kills": 5, "root_fh": server.root(exports.base / export)})
+                                     "kills": 5, "restarts": 3, "root_fh": server.root(exports.base / export)})
     steps = int(os.environ.get("NFS3_MODEL_STEPS", "40"))
     examples = int(os.environ.get("NFS3_MODEL_EXAMPLES", "60"))
     run_state_machine_as_test(machine, settings=settings(
