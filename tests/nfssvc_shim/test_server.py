@@ -13,10 +13,12 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -41,9 +43,10 @@ from nfssvc_shim.records import (
     pack_nfsd_args,
     pack_trace_args,
 )
-from nfssvc_shim.state import S_COUNTERS, S_TCPCONN
+from nfssvc_shim.state import C_RPC_ERRS, S_COUNTERS, S_TCPCONN
 from oncrpc.client import Client
-from oncrpc.message import auth_sys
+from oncrpc.message import auth_sys, pack_call
+from oncrpc.record import pack_record, read_record
 from oncrpc.xdr import Packer, Unpacker
 
 ROOT = Path(__file__).parents[2]
@@ -384,6 +387,65 @@ def test_sums_stay_exact_over_the_death_of_workers(server: Server) -> None:
     assert (found.calls(1), sum(found.histogram(1))) == (answered, answered)
     (export,) = stats.unpack_exports(nfssvc(Nfssvc.EXPORTSTATS, socket_path=server.path))
     assert export.requests == answered
+
+
+class Load(threading.Thread):
+    """Thirty-two GETATTRs at once, again and again, until stop; a connection that ends is followed by another."""
+
+    def __init__(self, server: Server, handle: bytes) -> None:
+        super().__init__()
+        self.server, self.stop, self.sent, self.answered = server, threading.Event(), 0, 0
+        packer = Packer()
+        packer.pack_opaque(handle)
+        calls = [pack_call(xid, 100003, 3, 1, bytes(packer), auth_sys(ME.uid, ME.gid)) for xid in range(32)]
+        self.batch = b"".join(pack_record(call) for call in calls)
+
+    def run(self) -> None:
+        while not self.stop.is_set():
+            with contextlib.suppress(OSError, EOFError), socket.create_connection(("127.0.0.1", self.server.port), 20) as sock:
+                self.ask_on(sock)
+
+    def ask_on(self, sock: socket.socket) -> None:
+        with sock.makefile("rb") as replies:
+            while not self.stop.is_set():
+                self.sent += 32
+                sock.sendall(self.batch)
+                for _ in range(32):
+                    read_record(lambda size: exactly(replies, size), limit=4096)
+                    self.answered += 1
+
+
+def exactly(file: BinaryIO, size: int) -> bytes:
+    data = file.read(size)
+    if len(data) < size:
+        raise EOFError("the connection ended")
+    return data
+
+
+def test_every_answer_is_counted_though_workers_are_killed_under_load(server: Server) -> None:
+    """A call is counted before its reply leaves; what a worker took with it was not answered."""
+    loads = [Load(server, handle_of(server)) for _ in range(3)]
+    nfssvc(Nfssvc.ZEROSTATS, socket_path=server.path)
+    for load in loads:
+        load.start()
+    try:
+        for kill in range(8):
+            before = sum(load.answered for load in loads)
+            assert wait_for(lambda before=before: sum(load.answered for load in loads) > before + 100)
+            victim = workers(server)[kill % 2]["pid"]
+            os.kill(victim, signal.SIGKILL)
+            assert wait_for(lambda victim=victim: replaced(server, victim))
+    finally:
+        for load in loads:
+            load.stop.set()
+        for load in loads:
+            load.join()
+    answered, sent = sum(load.answered for load in loads), sum(load.sent for load in loads)
+    (export,) = stats.unpack_exports(nfssvc(Nfssvc.EXPORTSTATS, socket_path=server.path))
+    found = server_stats(server)
+    assert answered <= found.calls(1) <= sent
+    assert answered <= export.requests <= sent
+    assert found.counters[C_RPC_ERRS] == 0
 
 
 def test_what_zerostats_zeroed_stays_so_when_the_control_half_dies(server: Server) -> None:
