@@ -88,3 +88,10 @@ def test_client_times_a_piece_of_work_in_a_guest(tmp_path: Path) -> None:
     clock, processor = json.loads(out.read_text())["seconds"]["ours"]["ls_lR"][0]
     assert clock > 0
     assert processor >= 0
+
+
+def test_nfssvc_rate_counts_calls_and_none_fails(base: Path) -> None:
+    found = _run("nfssvc_rate", base, "--rounds", "1", "--seconds", "0.1", "--call", "SRVSTATS", "--call", "USERSTATS")["rounds"]
+    assert isinstance(found, dict)
+    for (row,) in found.values():
+        assert row["failed"] == 0 and row["alone/s"] > 0 and row["beside/s"] > 0
