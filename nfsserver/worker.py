@@ -78,6 +78,7 @@ class Worker:
         self._row = lib.vn_row()
         self._left = {word: int(self._row[word]) for word in _ENGINE_WORDS}
         self._tcp_connections = 0
+        self._datagrams: set[int] = set()        # inodes of the UDP sockets
         self._stopping = False
         self._waiting: dict[int, Raw] = {}   # the rows of calls that wait, by number
         versions = {2: nfs2(self._answer)} if v2 else {}
@@ -299,6 +300,12 @@ class Worker:
         sock = socket.socket(fileno=os.dup(fds[0]))
         kind = sock.type
         if kind == socket.SOCK_DGRAM and args.name is None:
+            inode = os.fstat(sock.fileno()).st_ino
+            if inode in self._datagrams:  # a new control half sends what the last one had sent
+                sock.close()
+                self._channel.reply(msg, errno=errno.EEXIST)
+                return
+            self._datagrams.add(inode)
             self._server.datagram(sock)
         elif kind == socket.SOCK_STREAM and args.name is not None:
             self._server.connection(sock)

@@ -108,6 +108,36 @@ def test_a_daemon_that_is_killed_comes_back_and_serves(unfsd, tree, name):
     wait_until(lambda: served(unfsd, tree), "MNT is answered again")
 
 
+def test_a_new_control_half_gives_workers_no_second_copy_of_a_socket(unfsd):
+    """Each copy would be polled, and stay for the worker's life."""
+    for _ in range(2):
+        control = unfsd.status()["control"]
+        os.kill(control, signal.SIGKILL)
+        wait_until(lambda old=control: new_control(unfsd, old), "another control half")
+    wait_until(lambda: all(slot["alive"] for slot in unfsd.status()["slots"]), "its workers")
+    for pid in unfsd.worker_pids():
+        wait_until(lambda pid=pid: not doubles(pid), f"worker {pid} has each socket once")
+
+
+def new_control(server, old):
+    try:
+        return server.status()["control"] != old
+    except OSError:
+        return False
+
+
+def doubles(pid):
+    """Sockets that a process has more than one descriptor of."""
+    links = []
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            links.append(os.readlink(f"/proc/{pid}/fd/{entry}"))
+        except FileNotFoundError:  # closed meanwhile
+            continue
+    sockets = [link for link in links if link.startswith("socket:")]
+    return {link for link in sockets if sockets.count(link) > 1}
+
+
 def test_handle_and_write_verifier_outlive_a_killed_master(unfsd, tree):
     """Attack table F07: the same boot, so the same handles, and nothing unsynced was lost."""
     root = unfsd.root(tree)
