@@ -278,7 +278,7 @@ class Reader:
                 self._gone()
 
     def _gone(self) -> None:
-        print("nfsd: the server has stopped", file=sys.stderr)
+        print("nfsd: the server has ended the trace", file=sys.stderr)
         self._ending = True
 
     def _packets(self, data: socket.socket) -> None:

@@ -138,6 +138,7 @@ class Worker:
         lib.vn_sweep(now // 1_000_000_000, IDLE_S, SWEEP)
         if lib.vn_release_fs():
             self._mounts.clear()
+        rpc.rpc_trace_sweep(self._server.engine)
         self._count()
         self._server.call_later(TICK_S, self._tick)
 

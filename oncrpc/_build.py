@@ -55,6 +55,7 @@ struct rpc_trace_filter { u32 family; u32 prefix; u8 addr[16]; u32 by_uid, uid; 
 #define TRACE_SNAP_MAX ...
 int rpc_trace_start(struct rpc_engine *e, u32 id, u32 slot, int fd, const struct rpc_trace_filter *f);
 int rpc_trace_stop(struct rpc_engine *e, u32 id);
+void rpc_trace_sweep(struct rpc_engine *e);
 void rpc_before_sending(struct rpc_engine *e, void (*hook)(void));
 void rpc_trace_names(struct rpc_engine *e, u32 (*export_id)(const struct call *), u32 (*path)(const struct call *, char *, u32));
 

@@ -82,6 +82,7 @@ const struct rpc_counters *rpc_count(struct rpc_engine *e);
  * known); both may be NULL. */
 int rpc_trace_start(struct rpc_engine *e, u32 id, u32 slot, int fd, const struct rpc_trace_filter *f);
 int rpc_trace_stop(struct rpc_engine *e, u32 id);
+void rpc_trace_sweep(struct rpc_engine *e);       /* now and then: lets go those that nobody reads any more */
 void rpc_trace_names(struct rpc_engine *e, u32 (*export_id)(const struct call *), u32 (*path)(const struct call *, char *, u32));
 
 /* `hook` is called before replies leave, once for all that leave together. */

@@ -1164,6 +1164,16 @@ static void flush_traces(struct engine *e)
 			end_trace(e, at);
 }
 
+void rpc_trace_sweep(struct rpc_engine *pub)
+{
+	struct engine *e = ENGINE(pub);
+	for (struct tracer **at = &e->tracers; *at;)
+		if (trace_watched(*at))
+			at = trace_next(*at);
+		else
+			end_trace(e, at);
+}
+
 int rpc_trace_stop(struct rpc_engine *pub, u32 id)
 {
 	struct engine *e = ENGINE(pub);

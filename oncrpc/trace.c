@@ -4,6 +4,7 @@
 #endif
 #include "trace.h"
 #include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -89,6 +90,12 @@ void trace_put(struct tracer *t, const struct rpc_trace_head *from, const void *
 	memset(at, 0, h.size - bytes);
 	t->used += h.size;
 	t->records++;
+}
+
+bool trace_watched(const struct tracer *t)
+{
+	struct pollfd p = { .fd = t->fd };
+	return poll(&p, 1, 0) <= 0 || !(p.revents & (POLLHUP | POLLERR));
 }
 
 /* The first record of a packet carries what was lost before it. */

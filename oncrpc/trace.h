@@ -56,4 +56,5 @@ bool trace_wants_export(const struct tracer *t, u32 export_id);
 /* h: all but size, slot, lost and the lengths kept */
 void trace_put(struct tracer *t, const struct rpc_trace_head *h, const void *path, const void *call, const void *reply);
 bool trace_flush(struct tracer *t);              /* false: the reader is gone */
+bool trace_watched(const struct tracer *t);      /* false: the same, for a tracer that has nothing to send */
 #endif

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from nfssvc_shim.call import nfssvc
+from nfssvc_shim.flags import Nfssvc
+from nfssvc_shim.records import TraceArgs, pack_trace_args
 from tests.tools.nfs2 import Nfs2
 from tests.tools.nfs3 import Nfs3, Proc
 from tests.tools.rpc import Auth, auth_sys
@@ -274,6 +278,46 @@ def test_a_reader_that_is_killed_leaves_nothing(server: ServerSet, base: Path) -
             wait_until(lambda: descriptors(server) <= before, deadline_s=DEADLINE_S, what="all descriptors closed")
 
 
+def test_a_trace_of_nothing_is_let_go_as_well(server: ServerSet) -> None:
+    """The reader and its connection go, and no call comes that the workers could notice it by."""
+    server.status()
+    before = descriptors(server)
+    with Trace(server, "--client", "192.0.2.1") as trace:
+        assert descriptors(server) > before
+        trace.process.kill()
+        trace.process.wait()
+        wait_until(lambda: descriptors(server) <= before, deadline_s=DEADLINE_S, what="all descriptors closed")
+
+
+@pytest.mark.kills
+def test_the_death_of_the_control_half_ends_it_everywhere(server: ServerSet) -> None:
+    control, before = server.status()["control"], sockets_of_workers(server)
+    with Trace(server, "--client", "192.0.2.1") as trace:
+        traced = sockets_of_workers(server) - before
+        assert traced
+        os.kill(control, signal.SIGKILL)
+        assert trace.wait() == "nfsd: the server has ended the trace\nnfsd: 0 calls shown\n"
+    wait_until(lambda: running_control(server) not in (0, control), deadline_s=DEADLINE_S, what="another control half")
+    wait_until(lambda: not sockets_of_workers(server) & traced, deadline_s=DEADLINE_S, what="the workers let it go")
+
+
+def sockets_of_workers(server: ServerSet) -> set[str]:
+    """As /proc names them."""
+    found = set()
+    for pid in server.worker_pids():
+        for entry in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{entry}"))
+    return found
+
+
+def running_control(server: ServerSet) -> int:
+    try:
+        return int(server.status()["control"])
+    except OSError:
+        return 0
+
+
 @pytest.mark.kills
 def test_a_new_worker_joins_in(server: ServerSet, base: Path) -> None:
     root = server.root(base / "one")
@@ -296,7 +340,7 @@ def test_it_ends_with_the_server(base: Path, tmp_path: Path) -> None:
             ours.null()
             os.kill(server.pid, signal.SIGTERM)
             said = trace.wait()
-        assert said == "nfsd: the server has stopped\nnfsd: 1 calls shown\n"
+        assert said == "nfsd: the server has ended the trace\nnfsd: 1 calls shown\n"
 
 
 def test_it_ends_after_its_seconds(server: ServerSet) -> None:
@@ -305,6 +349,26 @@ def test_it_ends_after_its_seconds(server: ServerSet) -> None:
 
 
 # ---- who may, and what is wrong
+
+def descriptor_of(kind: str) -> list[socket.socket]:
+    """What a caller could bring instead of one end of a SOCK_SEQPACKET pair."""
+    if kind == "stream":
+        return list(socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM))
+    if kind == "unconnected":
+        return [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)]
+    return [socket.socket(socket.AF_INET, socket.SOCK_DGRAM)]
+
+
+@pytest.mark.parametrize("kind", ["stream", "unconnected", "udp"])
+def test_another_descriptor_is_einval(server: ServerSet, kind: str) -> None:
+    sockets = descriptor_of(kind)
+    with pytest.raises(OSError, match="Invalid argument"):
+        nfssvc(Nfssvc.TRACE, pack_trace_args(TraceArgs()), fds=[sockets[0].fileno()], socket_path=server.socket)
+    with pytest.raises(OSError, match="Invalid argument"):
+        nfssvc(Nfssvc.TRACE, pack_trace_args(TraceArgs()), socket_path=server.socket)
+    for sock in sockets:
+        sock.close()
+
 
 @pytest.mark.root
 def test_an_ordinary_user_is_refused(server: ServerSet) -> None:
