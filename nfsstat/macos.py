@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from nfssvc_shim import state
@@ -102,6 +103,15 @@ def exports_object(exports: Sequence[ExportStat]) -> dict[str, Any]:
 
 # ---- -u
 
+@lru_cache(maxsize=1024)
+def _host_name(address: str) -> str:
+    """Asked once: an address has many users, and a name server that is gone takes seconds to be missed."""
+    try:
+        return socket.getnameinfo((address, 0), socket.NI_NAMEREQD)[0]
+    except OSError:  # no name
+        return address
+
+
 @dataclass(frozen=True, slots=True)
 class Naming:
     """How users and addresses are shown; -n user and -n net make them numbers."""
@@ -121,12 +131,7 @@ class Naming:
     def address(self, user: UserStat) -> str:
         if not user.address:
             return "* * * *"
-        if not self.net_numbers:
-            try:
-                return socket.getnameinfo((user.address, 0), socket.NI_NAMEREQD)[0]
-            except OSError:  # no name
-                pass
-        return user.address
+        return user.address if self.net_numbers else _host_name(user.address)
 
     def idle(self, user: UserStat) -> str:
         seconds = max(0, int(self.now()) - user.last_s)
