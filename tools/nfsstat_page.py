@@ -32,6 +32,19 @@ SHOWN = (
     ("Health", "check"),
 )
 
+REST = """
+## What has no output of its own
+
+| | |
+| --- | --- |
+| `-z` | zeroes all counters (root, and the user the server runs as); prints nothing |
+| `-c` | the client's counters are its kernel's: one line on standard error, exit status 2 |
+| `-3`, `-s` | as without: version 3, the server |
+| `-n net`, `-n user` | addresses, users as numbers; with `-u` and `top` |
+| `serve --listen ADDR:PORT` | what `prom` prints, at `http://ADDR:PORT/metrics` |
+| `top` on a terminal | [the live screen](pictures/nfsstat-top.png) |
+"""
+
 
 def output(words: str) -> str:
     ran = subprocess.run([sys.executable, "-m", "nfsstat", *words.split()], capture_output=True, text=True, check=True)
@@ -45,6 +58,7 @@ def main() -> None:
           "a dashboard and alerts for Prometheus in [prometheus/](prometheus/).")
     for title, words in SHOWN:
         print(f"\n## {title}\n\n```\n$ nfsstat {words}\n{output(words)}\n```")
+    print(REST, end="")
 
 
 if __name__ == "__main__":

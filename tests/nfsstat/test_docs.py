@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from nfsstat.__main__ import USAGE
 from tests.nfssvc_shim.callserver import CallServer
 
 from .conftest import Run
@@ -37,3 +38,10 @@ def test_every_metric_that_is_asked_for_is_there(server: CallServer, nfsstat: Ru
     asked = set(re.findall(r"\bnfsd_[a-z_]+", (DOCS / "prometheus" / name).read_text()))
     given = set(re.findall(r"^(nfsd_[a-z_]+)", nfsstat("prom").stdout, re.MULTILINE))
     assert asked - given == set()
+
+
+def test_every_option_of_the_usage_is_shown_in_docs() -> None:
+    page = (DOCS / "nfsstat.md").read_text()
+    options = set(re.findall(r"(?<![\w-])--?[A-Za-z0-9]+", USAGE)) - {"-o", "-f", "-w"}
+    shown = set(re.findall(r"(?<![\w-])--?[A-Za-z0-9]+", page))
+    assert options - shown == {"--deadline"}  # of check: see nfsstat(1)
