@@ -4,7 +4,7 @@
     mountd why CLIENT PATH [USER] [exportsfile ...]
     mountd convert --to bsd|linux|json [exportsfile ...]
 
-Exit status: 0 after TERM or INT; 1 when it cannot start (one line says why); 2 for a wrong option; -T: the number of errors.
+Exit status: 0 after TERM or INT; 1 when it cannot start (one line says why); 64 for a wrong option; -T: the number of errors.
 """
 from __future__ import annotations
 
@@ -48,8 +48,10 @@ def _serve(options: Options) -> int:
     parsed = exports.load(options.exports(), options.dialect)
     for diagnostic in parsed.diagnostics:
         print(f"mountd: {diagnostic}", file=sys.stderr)
-    if parsed.errors:
+    if len(parsed.errors) > 1:
         raise StartError(f"{len(parsed.errors)} errors in the exports; nothing is served")
+    if parsed.errors:
+        return 1
     _check_user()
     _make_statedir(options.statedir)
     locked = [_take(Path(options.pidfile) if options.pidfile else None), _take(options.statedir / alone.LOCK)]

@@ -6,7 +6,6 @@ JSON is the data model as it stands.
 """
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import ipaddress
 import json
@@ -15,6 +14,7 @@ import sys
 from typing import Any
 
 from nfssvc_shim.flags import Ex, Nx
+from oncrpc.usage import Parser
 
 from . import exports
 from .exports_model import AUTH_SYS, FLAVOR_NAMES, Client, CredSpec, Dialect, Entry, Kind, Options, Parsed
@@ -26,7 +26,7 @@ _BSD_NX = {Nx.CLIENTS32: "32bitclients", Nx.MANGLEDNAMES: "manglednames", Nx.OFF
 
 def main(argv: list[str]) -> int:
     """Exit status: 0, or 1 when a file has errors or something cannot be said."""
-    p = argparse.ArgumentParser(prog="mountd convert", allow_abbrev=False)
+    p = Parser("mountd convert")
     p.add_argument("--to", choices=["bsd", "linux", "json"], required=True)
     p.add_argument("--dialect", choices=[d.value for d in Dialect], help="of the input; default: by a look at each file")
     p.add_argument("files", nargs="*")

@@ -64,17 +64,17 @@ def default_files() -> list[str]:
 def load(files: Sequence[str], dialect: Dialect | None = None) -> Parsed:
     """All entries of `files`.  A file that cannot be read is an error, but one missing file beside others is only a warning."""
     whole = Parsed()
-    missing = 0
+    missing = [file for file in files if not os.path.lexists(file)]
+    if len(missing) == len(files):
+        whole.error(Where(files[0], 1), "no such file", "an exports file; an empty one exports nothing")
+        return whole
     for file in files:
         try:
             whole.extend(_parse_one(_read(file), file, dialect))
         except FileNotFoundError:
-            missing += 1
             whole.warn(Where(file, 1), "no such file")
         except OSError as exc:
             whole.error(Where(file, 1), f"cannot be read: {exc.strerror}")
-    if missing and missing == len(files):
-        whole.error(Where(files[0], 1), "no such file", "an exports file; an empty one exports nothing")
     check_together(whole)
     return whole
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nfssvc_shim.flags import Ex
+from oncrpc.usage import Parser, address, open_descriptor, port
 
 from .callsock import default_path
 from .exports import default_files
@@ -50,7 +51,7 @@ class Options:
 
 
 def parse(argv: list[str]) -> Options:
-    """Prints and exits with 2 on a wrong option."""
+    """Prints one line and exits with 64 on a wrong option."""
     a = _parser().parse_args(argv)
     if a.files and not a.test and any(not os.path.isabs(f) for f in a.files):
         a.files = [os.path.abspath(f) for f in a.files]
@@ -78,12 +79,6 @@ def default_statedir() -> Path:
     return (Path(home) if home.startswith("/") else Path(os.environ.get("HOME", "/nonexistent")) / ".local/state") / "nfsd"
 
 
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text}: expected a port, 0 to 65535")
-    return int(text)
-
-
 def _directories(text: str) -> tuple[bytes, ...]:
     """Absolute paths between colons, without slashes at their ends."""
     if not all(part.startswith("/") for part in text.split(":")):
@@ -91,18 +86,18 @@ def _directories(text: str) -> tuple[bytes, ...]:
     return tuple(os.fsencode(part.rstrip("/") or "/") for part in text.split(":"))
 
 
-def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="mountd", add_help=False, allow_abbrev=False,
-                                description="Serve MOUNT requests of NFS clients.",
-                                epilog="Also: mountd why CLIENT PATH [USER], mountd convert --to bsd|linux|json [FILE].")
+def _parser() -> Parser:
+    p = Parser("mountd", add_help=False, description="Serve MOUNT requests of NFS clients.",
+               epilog="Also: mountd why CLIENT PATH [USER], mountd convert --to bsd|linux|json [FILE].")
     p.add_argument("--help", action="help", help="show this and exit")
     p.add_argument("files", nargs="*", metavar="exportsfile", help="default: /etc/exports and /etc/exports.d/*.exports")
     p.add_argument("-d", dest="debug", action="store_true", help="stay in the foreground, log to stderr")
     p.add_argument("-v", dest="verbose", action="count", default=0, help="log more")
     p.add_argument("-n", action="store_true", help="take MOUNT and NFS calls from any source port, whatever the file says")
     p.add_argument("--ports-any", action="store_true", help="the same as -n")
-    p.add_argument("-p", dest="port", type=_port, default=0, help="port (0: any); with --relay-only nfsd's, to register (2049)")
-    p.add_argument("-h", dest="hosts", action="append", default=[], metavar="bindip", help="address to serve, repeatable")
+    p.add_argument("-p", dest="port", type=port, default=0, help="port (0: any); with --relay-only nfsd's, to register (2049)")
+    p.add_argument("-h", dest="hosts", type=address, action="append", default=[], metavar="bindip",
+                   help="address to serve, repeatable")
     p.add_argument("-r", dest="regular", action="store_true", help="regular files may be exported")
     p.add_argument("-A", "-e", "-S", dest="_ignored", action="store_true", help="of FreeBSD: no effect")
     p.add_argument("-l", dest="log", action="store_true", help="log each mount")
@@ -113,8 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--hosts-access", default="/etc", metavar="DIR", help="where hosts.allow and hosts.deny are")
     p.add_argument("--relay-only", "--no-listen", dest="relay_only", action="store_true", help="serve what nfsd relays")
     p.add_argument("--no-portmap", action="store_true", help="do not register with the port mapper")
-    p.add_argument("--portmap-port", type=_port, default=111, help="where the port mapper is")
-    p.add_argument("--ready-fd", type=int, default=-1, metavar="N", help="write READY and the port here when serving")
+    p.add_argument("--portmap-port", type=port, default=111, help="where the port mapper is")
+    p.add_argument("--ready-fd", type=open_descriptor, default=-1, metavar="N", help="write READY and the port here when serving")
     p.add_argument("--socket", default="", metavar="PATH", help="the call socket of nfsd")
     p.add_argument("--statedir", default="", metavar="DIR", help="for mountdtab and mountdexptab")
     p.add_argument("--dialect", choices=[d.value for d in Dialect], help="of the exports files; default: by a look at each")

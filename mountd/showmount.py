@@ -3,7 +3,7 @@
     showmount [-a | -d | -e] [-1 | -3] [-E] [--no-headers] [host]
 
 The layout is Linux's where both have one (BSD pads to 34 columns and says "Everyone", Linux to the longest and says
-"(everyone)"); --bsd chooses the other.  Exit status 0, or 1 with one line on stderr.
+"(everyone)"); --bsd chooses the other.  Exit status 0, or 1 with one line on stderr; 64 usage.
 """
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from oncrpc.client import Client, RpcError, RpcTimeout, XdrError
 from oncrpc.pmap import IPPROTO_TCP, IPPROTO_UDP, Pmap
+from oncrpc.usage import Parser, port, why
 from oncrpc.xdr import Unpacker
 
 from .exports_model import printable
@@ -55,15 +56,22 @@ def main(argv: list[str] | None = None) -> int:
     try:
         lines = _lines(options)
     except (OSError, RpcError, XdrError) as exc:
-        print(f"showmount: {options.host}: {exc}", file=sys.stderr)
+        print(f"showmount: {options.host}: {why(exc)}{_hint(options, exc)}", file=sys.stderr)
         return 1
     for line in lines:
         print(line)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="showmount", allow_abbrev=False)
+def _hint(options: argparse.Namespace, exc: Exception) -> str:
+    """Which of the two did not answer, and what can be done."""
+    if not isinstance(exc, ConnectionRefusedError):
+        return ""
+    return f" at port {options.port}" if options.port else " by the port mapper; --port asks mountd itself"
+
+
+def _parser() -> Parser:
+    p = Parser("showmount")
     what = p.add_mutually_exclusive_group()
     what.add_argument("-a", "--all", action="store_true", help="host:directory of each mount")
     what.add_argument("-d", "--directories", action="store_true", help="directories that are mounted")
@@ -74,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("-E", dest="escape", action="store_true", help="blanks and specials of paths as \\ooo, for scripts")
     p.add_argument("--no-headers", action="store_true")
     p.add_argument("--bsd", action="store_true", help="the layout of BSD and macOS")
-    p.add_argument("--port", type=int, default=0, help="mountd's port; default: ask the port mapper")
+    p.add_argument("--port", type=port, default=0, help="mountd's port; default: ask the port mapper")
     p.add_argument("--udp", action="store_true", help="over UDP")
     p.add_argument("host", nargs="?", default="localhost")
     return p

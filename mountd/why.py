@@ -9,6 +9,7 @@ import sys
 from nfssvc_shim.flags import Nx
 from nfssvc_shim.records import Address, Cred, Net
 from oncrpc.hosts_access import HostsAccess
+from oncrpc.usage import Parser, port
 
 from . import exports
 from .exports_model import Dialect, Entry, Kind, Parsed, printable
@@ -56,14 +57,14 @@ def _let_in(hosts: HostsAccess, address: str) -> bool:
     return False
 
 
-def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="mountd why", allow_abbrev=False)
+def _parser() -> Parser:
+    p = Parser("mountd why")
     p.add_argument("client", help="host name or address")
     p.add_argument("path")
     p.add_argument("user", nargs="?", default="0", help="uid or name of the caller; default root")
     p.add_argument("-f", dest="files", action="append", default=[], metavar="exportsfile")
     p.add_argument("-n", action="store_true", help="as mountd -n")
-    p.add_argument("--port", type=int, default=1023, help="the client's source port")
+    p.add_argument("--port", type=port, default=1023, help="the client's source port")
     p.add_argument("--hosts-access", default="/etc", metavar="DIR", help="where hosts.allow and hosts.deny are")
     p.add_argument("--dialect", choices=[d.value for d in Dialect])
     p.add_argument("--statedir", default=str(default_statedir()), help=argparse.SUPPRESS)

@@ -27,7 +27,7 @@ from .children import python
 from .detach import Detached, detach
 from .master import Config, Master
 from .nursery import Nursery
-from .options import USAGE, VERBS, Options, UsageError, conf_of, parse, split
+from .options import USAGE, VERBS, ConfError, Options, UsageError, conf_of, parse, split
 from .paths import Paths, StartError, check_parent, make_private, paths_of
 from .pidfile import PidFile
 from .register import reserved_socket
@@ -52,10 +52,11 @@ def main(argv: Sequence[str] | None = None, *, worker: WorkerCommand | None = No
         options = options_of(before)
         return _run_verb(options, before, verb) if verb else _run(options, worker)
     except UsageError as exc:
-        print(f"nfsd: {exc}\n{USAGE}", file=sys.stderr)
+        print(f"nfsd: {exc}{'' if isinstance(exc, ConfError) else '; see nfsd --help'}", file=sys.stderr)
         return EX_USAGE
     except StartError as exc:
-        print(f"nfsd: {exc}", file=sys.stderr)
+        if str(exc):
+            print(f"nfsd: {exc}", file=sys.stderr)
         return exc.status
 
 
@@ -68,8 +69,8 @@ def options_of(words: list[str]) -> Options:
     """The configuration file's, then the command line's: flags win.  Raises UsageError."""
     parse(words)  # a wrong word is wrong whatever the file says
     named = conf_of(words)
-    fields = conf.load(named or conf.DEFAULT, must_exist=named is not None)
-    return parse(words, replace(Options(), **fields))  # type: ignore[arg-type]
+    fields, remarks = conf.load(named or conf.DEFAULT, must_exist=named is not None)
+    return parse(words, replace(Options(), remarks=remarks, **fields))  # type: ignore[arg-type]
 
 
 def _run(options: Options, worker: WorkerCommand | None) -> int:
@@ -87,11 +88,14 @@ def _run(options: Options, worker: WorkerCommand | None) -> int:
 
 def serve(options: Options, worker: WorkerCommand | None = None) -> int:
     """Starts and runs until stopped; returns the exit status.  Raises StartError with nothing left behind."""
+    _check(options)
     notifier, given = Notifier(), inherited_sockets()
     detached = None if options.foreground or given else detach()
     _raise_descriptor_limit()
     _end_early()
     log.setup(options.log or "stderr", options.log_verbose, ident="nfsd: master")
+    for remark in options.remarks:
+        log.logger.warning("%s", remark)
     paths = paths_of(options)
     make_private(paths.statedir, mode=0o755 if os.geteuid() == 0 else 0o700)
     pidfile = PidFile(paths.pidfile)
@@ -111,13 +115,26 @@ def serve(options: Options, worker: WorkerCommand | None = None) -> int:
         pidfile.remove()
 
 
+def _check(options: Options) -> None:
+    """What can be seen to be wrong before anything is made.  Raises StartError, UsageError."""
+    try:
+        pwd.getpwnam(options.user or control_user())
+    except KeyError:
+        raise StartError(f"--user: no user {options.user!r}") from None
+    try:
+        if options.ready_fd >= 0:
+            os.fstat(options.ready_fd)
+    except OSError:
+        raise UsageError(f"--ready-fd: descriptor {options.ready_fd} is not open") from None
+
+
 def _start_nursery(options: Options, paths: Paths, output: int, undo: ExitStack) -> Nursery:
     """First of all: it loads what workers need while we bind."""
     try:
         paths.key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         nursery = Nursery(nursery_command(options, paths), output=output)
     except OSError as exc:
-        raise StartError(f"key {paths.key}: {exc}") from exc
+        raise StartError(f"key {paths.key}: {exc.strerror}") from exc
     undo.callback(nursery.end)
     return nursery
 
@@ -287,8 +304,11 @@ def _command(pid: int) -> bytes:
 
 def open_call_socket(path: Path) -> socket.socket:
     """The call socket, for every local user to connect; a dead predecessor's is replaced, a living one's is not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    check_parent(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_parent(path)
+    except OSError as exc:
+        raise StartError(f"call socket {path}: {exc.strerror}") from exc
     _remove_dead(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:

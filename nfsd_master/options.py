@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getopt
 import ipaddress
+import os
 from collections.abc import Container
 from dataclasses import dataclass, replace
 
@@ -37,9 +38,13 @@ class UsageError(Exception):
     """The command line cannot be understood; its text is one line."""
 
 
+class ConfError(UsageError):
+    """The configuration file cannot; its text names file and line."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What nfsd was asked to do.  None: the default place, worked out in paths.py."""
+    """What nfsd was asked to do.  None: the default place, worked out in paths.py; paths are absolute."""
 
     n_workers: int = DEFAULT_WORKERS
     binds: tuple[str, ...] = ()      # numeric addresses; empty: the wildcard of each family
@@ -62,6 +67,7 @@ class Options:
     v2: bool = False                 # NFS version 2 is answered, too
     acl: bool = True                 # NFS_ACL is answered
     given: frozenset[str] = frozenset()   # names of the options on the command line
+    remarks: tuple[str, ...] = ()         # about the configuration file, for the log
 
     @property
     def log_where(self) -> str:
@@ -69,8 +75,8 @@ class Options:
 
     @property
     def log_verbose(self) -> int:
-        """Somebody who watches in the foreground wants to see that it started."""
-        return min(self.verbose + self.foreground, MAX_VERBOSE)
+        """Somebody who watches in the foreground wants to see that it started; who waits on --ready-fd says so himself."""
+        return min(self.verbose + (self.foreground and self.ready_fd < 0), MAX_VERBOSE)
 
 
 def split(argv: list[str], verbs: Container[str]) -> tuple[list[str], list[str]]:
@@ -108,8 +114,14 @@ def parse(argv: list[str], base: Options | None = None) -> Options:
     if len(rest) > 1:
         raise UsageError(f"one count at the most, not {' '.join(rest)!r}")
     if rest:
-        options = replace(options, n_workers=number(rest[0], "count", 1, N_SLOTS))
+        options = replace(options, n_workers=_count(rest[0]))
     return _with_only(options, only)
+
+
+def _count(word: str) -> int:
+    if not word.isdigit():
+        raise UsageError(f"{word!r} is neither a verb nor a number of workers")
+    return number(word, "count", 1, N_SLOTS)
 
 
 def _with_only(options: Options, only: set[str]) -> Options:
@@ -137,18 +149,18 @@ def _set(options: Options, name: str, value: str) -> Options:
     if name in _PLAIN:
         if not value or "\0" in value:
             raise UsageError(f"option {name} needs a value")
-        changes = {_PLAIN[name]: value}
+        changes = {_PLAIN[name]: value if name == "--user" else os.path.abspath(value)}
     elif name in _NUMBER:
         field, what, low, high = _NUMBER[name]
-        changes = {field: number(value, what, low, high)}
+        changes = {field: number(value, f"{name} {what}", low, high)}
     elif name == "-h":
         changes = {"binds": (*options.binds, address(value))}
     elif name == "-v":
         changes = {"verbose": min(options.verbose + 1, MAX_VERBOSE)}
     elif name == "-V":
-        changes = {"v2": options.v2 or _one_of(value, ("2", "3")) == "2"}
+        changes = {"v2": options.v2 or _one_of(name, value, ("2", "3")) == "2"}
     elif name == "--log":
-        changes = {"log": _one_of(value, ("syslog", "stderr"))}
+        changes = {"log": _one_of(name, value, ("syslog", "stderr"))}
     elif name == "--conf":
         changes = {}
     else:
@@ -159,9 +171,9 @@ def _set(options: Options, name: str, value: str) -> Options:
     return changed
 
 
-def _one_of(value: str, allowed: tuple[str, ...]) -> str:
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
-        raise UsageError(f"{value!r} is not one of {', '.join(allowed)}")
+        raise UsageError(f"{name} {value!r} is not {' or '.join(allowed)}")
     return value
 
 

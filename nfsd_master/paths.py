@@ -15,7 +15,7 @@ from .options import Options
 
 
 class StartError(Exception):
-    """nfsd cannot start; the text is one line that says what and where.  `status` is the exit status."""
+    """nfsd cannot start; the text is one line that says what and where, or "": a child said it.  `status`: the exit status."""
 
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)

@@ -1,13 +1,15 @@
 """Registration with the portmapper: PMAP v2 (RFC 1833 section 3), rpcbind v3 for tcp6 and udp6 (section 2).
 
-Theory of operation.  One datagram socket on the loopback; nothing waits.  At start every mapping is unset (a predecessor that was
-killed may have left one on another port) and set.  Every PROBE_S one GETPORT asks whether the portmapper still knows us: 0 means
-that it was started again, and everything is set again; no answer is logged once and asked again for ever.  A mapping of ours that
-somebody else has replaced is theirs: two servers side by side must not fight.
+Theory of operation.  One datagram socket on the loopback; nothing waits.  At start every mapping is asked for.  One that names
+another port on which somebody serves is another server's, and stays: two servers side by side must not fight.  One on a port that
+is free is left over from a predecessor that was killed: it is unset, and ours is set.  Every PROBE_S one GETPORT asks whether the
+portmapper still knows us: 0 means that it was started again, or that the other server went, and everything begins anew; no answer
+is logged once and asked again for ever.
 A SET must come from a reserved port to be believed by rpcbind: the master bound the socket to one where it may.
 """
 from __future__ import annotations
 
+import errno
 import random
 import socket
 from collections.abc import Callable
@@ -57,6 +59,10 @@ class Registrar:
         self._loop, self._sock, self._mappings = loop, sock, mappings
         self._xid = random.getrandbits(32)
         self._waiting: dict[int, Callable[[Unpacker], None]] = {}
+        self.heard = False                  # anything from a portmapper
+        self._asked: set[int] = set()       # questions of start() on the way
+        self._found: dict[Mapping, int] = {}
+        self._told = self._registered = False
         self._silent: bool | None = None    # the last probe was not answered
         self._timer: Timer | None = None
         self._ended: Callable[[], None] | None = None
@@ -64,11 +70,26 @@ class Registrar:
 
     def start(self) -> None:
         """Registers anew, and watches from now on."""
-        for mapping in self._mappings:  # all before the first SET: UNSET of PMAP v2 takes no notice of the protocol
-            self._call(mapping, _UNSET)
-        for mapping in self._mappings:
-            self._call(mapping, _SET, lambda u, m=mapping: self._was_set(m, u))  # type: ignore[misc]
+        self._waiting.clear()
+        self._found.clear()
+        self._asked = {self._call(m, _GETPORT, lambda u, m=m: self._was_found(m, u)) for m in self._mappings}  # type: ignore[misc]
         self._probe_later()
+
+    def _was_found(self, mapping: Mapping, u: Unpacker) -> None:
+        self._found[mapping] = _port_of(mapping, u)
+
+    def _set_all(self) -> None:
+        """All that the portmapper has is known."""
+        others = {(m.prog, m.vers): port for m, port in self._found.items() if port not in (0, m.port) and in_use(m, port)}
+        mine = [m for m in self._mappings if (m.prog, m.vers) not in others]
+        for mapping in mine:  # all before the first SET: UNSET of PMAP v2 takes no notice of the protocol
+            self._call(mapping, _UNSET)
+        for mapping in mine:
+            self._call(mapping, _SET, lambda u, m=mapping: self._was_set(m, u))  # type: ignore[misc]
+        if others and not self._told:
+            log.logger.warning("another server is registered, and serves, on port %d: clients that ask the portmapper find it, "
+                               "not us", next(iter(others.values())))
+        self._told, self._registered = bool(others), True
 
     def end(self, done: Callable[[], None]) -> None:
         """Unregisters what is still ours, then `done`, at the latest after END_S."""
@@ -110,8 +131,8 @@ class Registrar:
 
     def _probed(self, u: Unpacker) -> None:
         self._is_silent(False)
-        if _port_of(self._mappings[0], u) == 0:
-            log.notice("the portmapper does not know us: registering again")
+        if _port_of(self._mappings[0], u) == 0 or not self._registered:
+            log.notice("the portmapper does not know us: registering")
             self.start()
 
     def _is_silent(self, silent: bool) -> None:
@@ -130,7 +151,8 @@ class Registrar:
 
     # ---- messages
 
-    def _call(self, mapping: Mapping, proc: int, answer: Callable[[Unpacker], None] | None = None) -> None:
+    def _call(self, mapping: Mapping, proc: int, answer: Callable[[Unpacker], None] | None = None) -> int:
+        """The xid."""
         self._xid = (self._xid + 1) & 0xFFFFFFFF
         if answer is not None:
             self._waiting[self._xid] = answer
@@ -138,6 +160,7 @@ class Registrar:
             self._sock.send(pack_call(self._xid, mapping, proc))
         except OSError as exc:
             log.logger.debug("portmapper: %s", exc.strerror)  # ECONNREFUSED of an earlier datagram; the next probe tells
+        return self._xid
 
     def _read(self) -> None:
         try:
@@ -156,12 +179,18 @@ class Registrar:
 
     def _answered(self, data: bytes) -> None:
         u = Unpacker(data)
-        answer = self._waiting.pop(u.unpack_uint(), None)
+        xid = u.unpack_uint()
+        answer = self._waiting.pop(xid, None)
         if answer is None:
             return
+        self.heard = True
         # struct { xid; REPLY; MSG_ACCEPTED; opaque_auth verf; accept_stat SUCCESS } of RFC 5531 section 9
         if (u.unpack_uint(), u.unpack_uint()) == (1, 0) and (u.unpack_uint(), u.unpack_opaque(400), u.unpack_uint())[2] == 0:
             answer(u)
+        if xid in self._asked:
+            self._asked.discard(xid)
+            if not self._asked and self._ended is None:
+                self._set_all()
         self._finish_if_idle()
 
 
@@ -190,6 +219,20 @@ def _port_of(mapping: Mapping, u: Unpacker) -> int:
     if len(parts) < 3 or not (parts[-1].isdigit() and parts[-2].isdigit()):
         return 0
     return int(parts[-2]) * 256 + int(parts[-1])
+
+
+def in_use(mapping: Mapping, port: int) -> bool:
+    """Somebody has `port` of this host for the mapping's transport, or that cannot be seen (a port that we may not bind)."""
+    kind = socket.SOCK_STREAM if mapping.proto == _TCP else socket.SOCK_DGRAM
+    family, any_address = (socket.AF_INET6, "::") if mapping.netid else (socket.AF_INET, "")
+    try:
+        with socket.socket(family, kind) as probe:
+            if mapping.proto == _TCP:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that a dead server left do not count
+            probe.bind((any_address, port))
+    except OSError as exc:
+        return exc.errno in (errno.EADDRINUSE, errno.EACCES)
+    return False
 
 
 def reserved_socket(port: int) -> socket.socket:

@@ -6,6 +6,7 @@ the directory's owner, or as --as USER; an ordinary user serves as himself.
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import pwd
 import socket
@@ -46,8 +47,7 @@ def share(words: Sequence[str]) -> int:
     if len(asked.dirs) > MAX_DIRS:
         raise UsageError(f"share: more than {MAX_DIRS} directories")
     for client in asked.to:
-        if not client or any(c.isspace() or c in '()"#\\' for c in client):
-            raise UsageError(f"share: --to {client!r} is not a client")
+        _check_client(client)
     dirs = [_directory(word) for word in asked.dirs]
     with tempfile.TemporaryDirectory(prefix="nfsd-share-") as folder:
         exports = Path(folder) / "exports"
@@ -56,6 +56,17 @@ def share(words: Sequence[str]) -> int:
                           portmap=False, throwaway=True)
         options.nfs_port = options.mount_port = asked.port or _port(options.address)
         return Unfsd(options).run(None, on_ready=lambda port: banner(dirs, asked, port))
+
+
+def _check_client(client: str) -> None:
+    """A word that cannot be one.  Raises UsageError.  Whether a name resolves is mountd's to find out."""
+    if not client or any(c.isspace() or c in '()"#\\' for c in client):
+        raise UsageError(f"share: --to {client!r} is not a client")
+    if ":" in client or not set(client) - set("0123456789./"):
+        try:
+            ipaddress.ip_network(client, strict=False)
+        except ValueError as exc:
+            raise UsageError(f"share: --to {client}: neither an address nor a network") from exc
 
 
 def _directory(word: str) -> Path:

@@ -94,7 +94,7 @@ def open_sockets(options: Options) -> Sockets:
             address, kind = getattr(exc, "nfsd_bind", ("", ""))
             if options.port == 0 and exc.errno == errno.EADDRINUSE and attempt < PORT_TRIES - 1:
                 continue
-            raise StartError(_why(exc, kind, address, options.port), PORT_TAKEN) from exc
+            raise StartError(_why(exc, kind, address, options.port), PORT_TAKEN if exc.errno == errno.EADDRINUSE else 1) from exc
     raise StartError("no port is free for all addresses", PORT_TAKEN)
 
 

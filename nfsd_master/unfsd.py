@@ -23,7 +23,7 @@ from pathlib import Path
 
 import prctl
 
-from . import log
+from . import capability, log
 from .children import python, spawn
 from .detach import Detached, detach
 from .options import UsageError
@@ -46,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return check(options) if options.test else serve(options)
     except (UsageError, StartError) as exc:
-        print(f"unfsd: {exc}", file=sys.stderr)
+        if str(exc):
+            print(f"unfsd: {exc}", file=sys.stderr)
         return 1
 
 
@@ -84,10 +85,11 @@ def _pidfile(path: str) -> PidFile | None:
 
 @dataclass(slots=True, eq=False)
 class Child:
-    """nfsd or mountd."""
+    """nfsd or mountd.  end: exit status of the one before, negative: the signal."""
 
     name: str
     pid: int = 0
+    end: int = 0
     started: float = 0.0
     failures: int = 0
 
@@ -105,6 +107,7 @@ class Unfsd:
         self._output, self._output_end = (-1, -1) if options.debug else os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._said = b""
         self._in_background = False
+        self._serving = False        # both did, once
         self._notifier = Notifier()
         self._status = 0
 
@@ -141,14 +144,23 @@ class Unfsd:
             os.close(fd)
 
     def _ready(self, detached: Detached | None) -> None:
+        self._serving = True
+        self._say_what_is_missing()
         if detached is not None:
             self._pass_on()
             log.setup("syslog", self._o.verbose, ident="unfsd")
+            self._say_what_is_missing()
             detached.ready()
             self._in_background = True
         log.notice("serving %s on port %d, %d workers; call socket %s",
                    self._o.exports, self._port, self._o.workers, self._socket)
         self._notifier.tell(f"READY=1\nSTATUS=serving {self._o.exports} on port {self._port}")
+
+    @staticmethod
+    def _say_what_is_missing() -> None:
+        lost = capability.missing()
+        if lost:
+            log.logger.warning("as uid %d; %s", os.geteuid(), "; ".join(lost))
 
     def _finished(self) -> bool:
         return bool(self._stopping) and (self._stopping > 1 or not (self._nfsd.pid or self._mountd.pid)
@@ -212,7 +224,7 @@ class Unfsd:
         if line and child is self._nfsd:
             self._port = int(line.split()[1])
         elif not line and not self._stopping:
-            raise StartError(f"{child.name} did not start")
+            raise StartError("" if child.end > 0 else f"{child.name} did not start: {_how(child)}")  # > 0: it said why
 
     def _first_line(self, fd: int, child: Child) -> bytes:
         """What the child writes when it serves; b"": it ended, took too long, or a signal told us to stop."""
@@ -253,12 +265,13 @@ class Unfsd:
 
     def _reap(self) -> None:
         for child in (self._nfsd, self._mountd):
-            if child.pid and os.waitpid(child.pid, os.WNOHANG)[0]:
-                child.pid = 0
+            pid, status = os.waitpid(child.pid, os.WNOHANG) if child.pid else (0, 0)
+            if pid:
+                child.pid, child.end = 0, os.waitstatus_to_exitcode(status)
                 self._died(child)
 
     def _died(self, child: Child) -> None:
-        if self._stopping:
+        if self._stopping or not self._serving:
             return
         lived = time.monotonic() - child.started
         child.failures = child.failures + 1 if lived < QUICK_S else 0
@@ -339,6 +352,12 @@ def _catch_signals() -> socket.socket:
     for ignored in (signal.SIGPIPE, signal.SIGUSR2, signal.SIGALRM):
         signal.signal(ignored, signal.SIG_IGN)
     return wake
+
+
+def _how(child: Child) -> str:
+    if child.pid:
+        return f"it does not serve after {START_S:.0f} s"
+    return f"signal {signal.Signals(-child.end).name}" if child.end < 0 else "it ended"
 
 
 def _wait_or_kill(pid: int, end: float) -> None:

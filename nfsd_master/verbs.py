@@ -13,8 +13,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -248,11 +246,11 @@ def unregister(options: Options) -> int:
     with reserved_socket(options.portmap_port) as sock:
         mappings = mappings_of(served(v2=options.v2, acl=options.acl), options.port, tcp=options.tcp, udp=options.udp,
                                families=options.families)
-        Registrar(loop, sock, mappings).end(loop.stop)
-        begun = time.monotonic()
+        registrar = Registrar(loop, sock, mappings)
+        registrar.end(loop.stop)
         loop.run()
-        if time.monotonic() - begun > CHECK_S:
-            print("nfsd: no portmapper answers", file=sys.stderr)
+        if not registrar.heard:
+            raise StartError(f"no port mapper answers at 127.0.0.1 port {options.portmap_port}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """nfsstat(1): reads its options, asks the server, prints in the layout that was asked for.
 
-Exit status: 0; 1 usage, or the server does not answer; 2 what this nfsstat cannot show.  Source: nfsstat(1) of macOS (the
+Exit status: 0; 1 the server does not answer; 2 what this nfsstat cannot show; 64 usage.  Source: nfsstat(1) of macOS (the
 default layout), 4.4BSD, FreeBSD, Linux.
 """
 from __future__ import annotations
@@ -27,6 +27,7 @@ USAGE = """usage: nfsstat [-s] [-e | -u | -E | -W | -L] [-3] [-n net | user] [-f
        nfsstat prom | serve [--listen address:port] | check [--deadline seconds]"""
 HEADER_EVERY = 20        # lines of -w
 MAX_INTERVAL_S = 86_400
+EX_USAGE = 64            # sysexits.h, as all our commands
 DEFAULT_LISTEN = "127.0.0.1:9649"
 
 
@@ -49,6 +50,7 @@ class Options:
     everything: bool = False
     listen: str = DEFAULT_LISTEN
     deadline_s: int = 5
+    help: bool = False
     naming: macos.Naming = macos.Naming()  # noqa: RUF009 frozen
 
 
@@ -64,7 +66,7 @@ def parse(argv: list[str]) -> Options:
     except getopt.GetoptError as exc:
         raise UsageError(str(exc)) from exc
     if rest:
-        raise UsageError(f"what is {rest[0]!r}?")
+        raise UsageError(f"unexpected {rest[0]!r}")
     options = Options()
     for name, value in pairs:
         options = _set(options, name, value)
@@ -80,39 +82,39 @@ def _set(options: Options, name: str, value: str) -> Options:
         return _VALUES[name](options, value)
     switches: dict[str, dict[str, bool]] = {"-z": {"zero": True}, "-c": {"client": True}, "-v": {"everything": True}}
     if name == "--help":
-        raise UsageError("")
+        return replace(options, help=True)
     return replace(options, **switches.get(name, {}))  # type: ignore[arg-type]
 
 
-def _number(value: str, low: int, high: int) -> int:
-    if not value.isascii() or not value.isdigit() or not low <= int(value) <= high:
-        raise UsageError(f"{value!r} is no number from {low} to {high}")
+def _number(name: str, value: str, low: int, high: int) -> int:
+    if not value.isascii() or not value.isdigit() or len(value) > 9 or not low <= int(value) <= high:
+        raise UsageError(f"{name} {value!r} is not a number from {low} to {high}")
     return int(value)
 
 
 def _naming(options: Options, value: str) -> Options:
     if value not in ("net", "user"):
-        raise UsageError(f"-n {value}: net or user")
+        raise UsageError(f"-n {value!r} is not net or user")
     changed = {"net_numbers": True} if value == "net" else {"user_numbers": True}
     return replace(options, naming=replace(options.naming, **changed))  # type: ignore[arg-type]
 
 
 def _format(options: Options, value: str) -> Options:
     if value.lower() != "json":
-        raise UsageError(f"-f {value}: JSON")
+        raise UsageError(f"-f {value!r} is not JSON, the only format")
     return replace(options, json=True)
 
 
 def _libxo(options: Options, value: str) -> Options:
     if value.split(",", 1)[0] != "json":
-        raise UsageError(f"--libxo {value}: json")
+        raise UsageError(f"--libxo {value!r} is not json")
     return replace(options, libxo=True)
 
 
 _VALUES: dict[str, Callable[[Options, str], Options]] = {
-    "-w": lambda o, v: replace(o, interval_s=_number(v, 1, MAX_INTERVAL_S)),
-    "--rounds": lambda o, v: replace(o, rounds=_number(v, 1, 1_000_000)),
-    "--deadline": lambda o, v: replace(o, deadline_s=_number(v, 1, 3600)),
+    "-w": lambda o, v: replace(o, interval_s=_number("-w", v, 1, MAX_INTERVAL_S)),
+    "--rounds": lambda o, v: replace(o, rounds=_number("--rounds", v, 1, 1_000_000)),
+    "--deadline": lambda o, v: replace(o, deadline_s=_number("--deadline", v, 1, 3600)),
     "--listen": lambda o, v: replace(o, listen=v),
     "-o": lambda o, v: replace(o, everything=o.everything or v == "all"),
     "-n": _naming, "-f": _format, "--libxo": _libxo,
@@ -203,7 +205,7 @@ def run_serve(options: Options) -> None:
     from . import prom  # noqa: PLC0415
 
     host, _, port = options.listen.rpartition(":")
-    listener = prom.make_listener(host.strip("[]") or "127.0.0.1", _number(port, 0, 65535))
+    listener = prom.make_listener(host.strip("[]") or "127.0.0.1", _number("--listen", port, 0, 65535))
     print(f"nfsstat: http://{options.listen.rpartition(':')[0]}:{listener.server_port}/metrics", flush=True)
     listener.serve_forever()
 
@@ -220,9 +222,13 @@ WORDS: dict[str, Callable[[Options], None]] = {"top": run_top, "prom": run_prom,
 def run(argv: list[str]) -> int:
     """The exit status.  Raises OSError, UsageError."""
     if argv and argv[0] in WORDS:
-        WORDS[argv[0]](parse(argv[1:]))
+        options = parse(argv[1:])
+        print(USAGE) if options.help else WORDS[argv[0]](options)
         return 0
     options = parse(argv)
+    if options.help:
+        print(USAGE)
+        return 0
     if options.client:
         print("nfsstat: this host's NFS client belongs to its kernel: see /proc/net/rpc/nfs", file=sys.stderr)
         return 2
@@ -241,7 +247,8 @@ def main() -> int:
     try:
         return run(sys.argv[1:])
     except UsageError as exc:
-        print(f"nfsstat: {exc}\n{USAGE}" if str(exc) else USAGE, file=sys.stderr)
+        print(f"nfsstat: {exc}; see nfsstat --help", file=sys.stderr)
+        return EX_USAGE
     except KeyboardInterrupt:
         return 0
     except stats.BadStats as exc:

@@ -27,6 +27,7 @@ from oncrpc.hosts_access import HostsAccess
 from oncrpc.message import RpcError
 from oncrpc.pmap import PMAP_PORT, PMAP_PROG, SOCKETS, Pmap, Rpcb, universal_address
 from oncrpc.server import Limits, Server
+from oncrpc.usage import Parser, address, open_descriptor, port, why
 from oncrpc.xdr import XdrError
 
 from . import keeper
@@ -63,27 +64,21 @@ class Sockets:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="portmap", add_help=False, description="RPC program number to port mapper")
+    parser = Parser("portmap", add_help=False, description="RPC program number to port mapper")
     parser.add_argument("--help", action="help", help="show this text")
     parser.add_argument("-d", dest="debug", action="store_true", help="stay in the foreground and say everything to stderr")
     parser.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground")
     parser.add_argument("-l", dest="log", action="store_true", help="log each registration")
-    parser.add_argument("-h", dest="hosts", metavar="ADDR", action="append", default=[],
+    parser.add_argument("-h", dest="hosts", metavar="ADDR", type=address, action="append", default=[],
                         help="serve this address (and loopback) instead of all; may be repeated")
-    parser.add_argument("-p", dest="port", metavar="PORT", type=_port, default=PMAP_PORT, help="port (111); 0: any free one")
+    parser.add_argument("-p", dest="port", metavar="PORT", type=port, default=PMAP_PORT, help="port (111); 0: any free one")
     parser.add_argument("-s", dest="socket", metavar="PATH", default=SOCKETS[0], help="unix socket; `none': without")
     parser.add_argument("-w", dest="warm", metavar="FILE", help="keep registrations in FILE over restarts")
     parser.add_argument("-u", dest="user", metavar="USER", help="become USER instead of _portmap or daemon")
     parser.add_argument("-i", dest="pidfile", metavar="FILE", help="write the process number to FILE")
     parser.add_argument("--hosts-access", metavar="DIR", default="/etc", help="where hosts.allow and hosts.deny are (/etc)")
-    parser.add_argument("--ready-fd", type=int, metavar="N", help="write `READY port' to descriptor N when serving")
+    parser.add_argument("--ready-fd", type=open_descriptor, metavar="N", help="write `READY port' to descriptor N when serving")
     return parser.parse_args(argv)
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"no port: {text!r}")
-    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,7 +87,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run(options)
     except OSError as exc:
-        log.error("%s", exc)
+        log.error("%s", why(exc))
         return 1
 
 

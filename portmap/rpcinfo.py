@@ -30,6 +30,7 @@ from oncrpc.pmap import (
     split_universal,
     unregister,
 )
+from oncrpc.usage import Parser, port, why
 from oncrpc.xdr import Unpacker, XdrError
 
 from .service import MAX_NETBUF, STAT_PROCS
@@ -60,7 +61,7 @@ def program_names() -> dict[int, str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="rpcinfo", description="report RPC information")
+    parser = Parser("rpcinfo", description="report RPC information")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("-p", dest="how", action="store_const", const="pmap", help="list, by PMAP version 2")
     how.add_argument("-s", dest="how", action="store_const", const="short", help="list, one line a program")
@@ -70,8 +71,8 @@ def main(argv: list[str] | None = None) -> int:
     how.add_argument("-d", dest="how", action="store_const", const="delete", help="remove a registration")
     how.add_argument("-m", dest="how", action="store_const", const="stat", help="how often its procedures were called")
     how.add_argument("-T", dest="netid", choices=[*NETIDS], help="call NULL over this transport")
-    parser.add_argument("-n", dest="port", type=int, default=0, help="with -t and -u: the program's port, port mapper unasked")
-    parser.add_argument("--mapper-port", type=int, default=PMAP_PORT, help="where the port mapper is, when not at 111")
+    parser.add_argument("-n", dest="port", type=port, default=0, help="with -t and -u: the program's port, port mapper unasked")
+    parser.add_argument("--mapper-port", type=port, default=PMAP_PORT, help="where the port mapper is, when not at 111")
     parser.add_argument("words", nargs="*", metavar="host | program | version")
     options = parser.parse_args(argv)
     if options.netid:
@@ -83,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     except RpcError as exc:
         return _fail(f"RPC: {exc}")
     except (OSError, XdrError) as exc:
-        return _fail(f"{exc}")
+        return _fail(why(exc))
 
 
 def _fail(text: str) -> int:
@@ -91,20 +92,20 @@ def _fail(text: str) -> int:
     return 1
 
 
-def _words(options: argparse.Namespace, parser: argparse.ArgumentParser, least: int, most: int) -> list[str]:
+def _words(options: argparse.Namespace, parser: Parser, least: int, most: int) -> list[str]:
     words: list[str] = options.words
     if not least <= len(words) <= most:
         parser.error("wrong number of operands")
     return words
 
 
-def _number(text: str, parser: argparse.ArgumentParser) -> int:
+def _number(text: str, parser: Parser) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > MAX_VERSION:
         parser.error(f"no number: {text!r}")
     return int(text)
 
 
-def _program(text: str, parser: argparse.ArgumentParser) -> int:
+def _program(text: str, parser: Parser) -> int:
     for number, name in program_names().items():
         if text == name:
             return number
@@ -113,7 +114,7 @@ def _program(text: str, parser: argparse.ArgumentParser) -> int:
 
 # ---- lists
 
-def list_pmap(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def list_pmap(options: argparse.Namespace, parser: Parser) -> int:
     host = (*_words(options, parser, 0, 1), "127.0.0.1")[0]
     with Pmap(host, port=options.mapper_port, tcp=True) as mapper:
         found = mapper.dump()
@@ -125,7 +126,7 @@ def list_pmap(options: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     return 0
 
 
-def _dump(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[Rpcb]:
+def _dump(options: argparse.Namespace, parser: Parser) -> list[Rpcb]:
     words = _words(options, parser, 0, 1)
     path = "" if words or options.mapper_port != PMAP_PORT else rpcbind_socket()
     mapper = Rpcbind(path) if path else Rpcbind(host=(*words, "127.0.0.1")[0], port=options.mapper_port)
@@ -133,7 +134,7 @@ def _dump(options: argparse.Namespace, parser: argparse.ArgumentParser) -> list[
         return mapper.dump()
 
 
-def list_rpcb(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def list_rpcb(options: argparse.Namespace, parser: Parser) -> int:
     names = program_names()
     found = _dump(options, parser)
     print("   program version netid     address                service    owner")
@@ -143,7 +144,7 @@ def list_rpcb(options: argparse.Namespace, parser: argparse.ArgumentParser) -> i
     return 0
 
 
-def list_short(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def list_short(options: argparse.Namespace, parser: Parser) -> int:
     names = program_names()
     found = _dump(options, parser)
     print("   program version(s) netid(s)                         service     owner")
@@ -155,7 +156,7 @@ def list_short(options: argparse.Namespace, parser: argparse.ArgumentParser) -> 
     return 0
 
 
-def statistics(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def statistics(options: argparse.Namespace, parser: Parser) -> int:
     """rpcb_stat_byvers of GETSTAT; SET and UNSET as calls/done."""
     host = (*_words(options, parser, 0, 1), "127.0.0.1")[0]
     with Client.tcp((host, options.mapper_port), PMAP_PROG, RPCB_VERS4, cred=Auth(AUTH_NONE)) as client:
@@ -183,7 +184,7 @@ def _skip_lists(data: Unpacker) -> None:
         data.unpack_string(MAX_NETBUF)
 
 
-def list_transports(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def list_transports(options: argparse.Namespace, parser: Parser) -> int:
     host, program, version = _words(options, parser, 3, 3)
     prog, vers = _program(program, parser), _number(version, parser)
     with Client.tcp((host, options.mapper_port), PMAP_PROG, RPCB_VERS4, cred=Auth(AUTH_NONE)) as client:
@@ -200,7 +201,7 @@ def list_transports(options: argparse.Namespace, parser: argparse.ArgumentParser
 
 # ---- calls
 
-def ping(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def ping(options: argparse.Namespace, parser: Parser) -> int:
     """NULL of one version, or of each that the program says it has."""
     words = _words(options, parser, 2, 3)
     prog = _program(words[1], parser)
@@ -256,7 +257,7 @@ def _getport(options: argparse.Namespace, host: str, prog: int, vers: int) -> in
     return port
 
 
-def delete(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
+def delete(options: argparse.Namespace, parser: Parser) -> int:
     program, version = _words(options, parser, 2, 2)
     prog, vers = _program(program, parser), _number(version, parser)
     unregister([(prog, vers)], port=options.mapper_port)

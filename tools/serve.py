@@ -32,7 +32,6 @@ from oncrpc.pmap import Pmap
 
 NFS_PROG, NFS_PORT, PORTMAP_PORT = 100003, 2049, 111
 MAX_WORKERS = 64        # nfsd's
-PORTMAP_SOCKET = Path("/run/rpcbind.sock")
 READY_S = 20.0          # a daemon that is not ready by then is not going to be
 STOP_S = 5.0            # what each daemon promises to stop in
 NOBODY = 65534
@@ -126,17 +125,6 @@ def another_is_registered() -> bool:
         return True  # what holds 111 does not talk to us
 
 
-def remove_stale(path: Path) -> None:
-    """A unix socket that nobody answers: portmap, without its rights, cannot remove its own."""
-    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        except OSError:
-            pass
-
-
 def exports_text(plan: Plan) -> str:
     owner = plan.directory.stat()
     who = f",all_squash,anonuid={owner.st_uid},anongid={owner.st_gid}" if owner.st_uid else ",root_squash"
@@ -169,15 +157,13 @@ class Daemons:
 
     def stop(self) -> None:
         """Last started, first stopped: mountd and nfsd unregister while portmap is there."""
-        for name, child in reversed(self.running):
+        for _, child in reversed(self.running):
             child.terminate()
             try:
                 child.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-            if name == "portmap":
-                remove_stale(PORTMAP_SOCKET)
 
     def wait_for_end(self) -> str:
         """Returns the name of a daemon that ended by itself; a signal interrupts."""
@@ -197,8 +183,9 @@ def start_all(plan: Plan, daemons: Daemons) -> bool:
         daemons.wait_ready("portmap", daemons.start("portmap", "portmap", "-f", *binds))
     mapped = ours or (plan.root and not another_is_registered())
     quiet = [] if mapped else ["--no-portmap"]
-    nfsd = daemons.start("nfsd", "nfsd_master", "-F", "-n", str(plan.workers), "-p", str(plan.port), *binds, *quiet, "--statedir",
-                         str(plan.statedir), "--socket", str(plan.socket), "--key", str(plan.statedir / "key"), "--log", "stderr")
+    nfsd = daemons.start("nfsd", "nfsd_master", "-F", "-v", "-n", str(plan.workers), "-p", str(plan.port), *binds, *quiet,
+                         "--statedir", str(plan.statedir), "--socket", str(plan.socket), "--key", str(plan.statedir / "key"),
+                         "--log", "stderr")
     daemons.wait_ready("nfsd", nfsd)
     exports = plan.statedir / "exports"
     exports.write_text(exports_text(plan))

@@ -182,10 +182,10 @@ def test_check_of_a_good_file_is_silent(tree: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [["--bogus"], ["-p", "70000"], ["-p", "x"], ["--set", "bogus"], ["--dialect", "sun"],
                                    ["--read"]])
-def test_wrong_option_ends_with_2(words: list[str]) -> None:
+def test_wrong_option_ends_with_64(words: list[str]) -> None:
     done = run("mountd", *words)
-    assert done.returncode == 2
-    assert "mountd: error" in done.stderr
+    assert done.returncode == 64
+    assert done.stderr.startswith("mountd: ")
 
 
 # ---- convert

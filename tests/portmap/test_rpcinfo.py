@@ -95,4 +95,4 @@ def test_nobody_there(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_operands_are_usage(words: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
-    assert caught.value.code == 2
+    assert caught.value.code == 64

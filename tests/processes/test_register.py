@@ -88,15 +88,33 @@ def test_serves_without_a_portmap_and_registers_when_it_comes(start, portmap):
     wait_until(lambda: pm.getport(UDP) == nfsd.port, "registered")
 
 
-def test_registration_of_another_server_is_left_alone_at_the_end(start, portmap):
-    """Two servers side by side: the later one is registered, and stays so when the first ends."""
+def test_registration_of_another_server_is_left_alone(start, portmap):
+    """Two servers side by side: the first is registered, says the second, and the second takes its place when it went."""
     pm = portmap(free_port())
     first = start("-n", "1", "--portmap-port", str(pm.port), portmap=True)
     wait_until(lambda: pm.getport(TCP) == first.port, "the first is registered")
     second = start("-n", "1", "--portmap-port", str(pm.port), statedir="second", portmap=True)
-    wait_until(lambda: pm.getport(TCP) == second.port, "the second is registered")
+    line = second.process.stderr.readline()
+    while "another server is registered" not in line:
+        line = second.process.stderr.readline()
+        assert line, "it ended without a word about the other"
+    assert str(first.port) in line
+    assert (pm.getport(TCP), pm.getport(UDP)) == (first.port, first.port)
+    second.signal(signal.SIGHUP)
+    second.status()
+    assert pm.getport(TCP) == first.port
     first.stop()
-    assert pm.getport(TCP) == second.port
+    wait_until(lambda: pm.getport(TCP) == second.port, "the second is registered")
+
+
+def test_registration_that_a_killed_server_left_is_replaced(start, portmap):
+    pm = portmap(free_port())
+    first = start("-n", "1", "--portmap-port", str(pm.port), portmap=True)
+    wait_until(lambda: pm.getport(TCP) == first.port, "the first is registered")
+    first.signal(signal.SIGKILL)
+    first.wait()
+    second = start("-n", "1", "--portmap-port", str(pm.port), statedir="second", portmap=True)
+    wait_until(lambda: pm.getport(TCP) == second.port, "the second is registered")
 
 
 def test_hup_registers_again(start, portmap):

@@ -245,7 +245,8 @@ def test_share_refuses_in_one_line(directory, words):
     assert done.stderr.startswith("nfsd: share")
 
 
-def test_unregister_without_a_portmapper_ends(directory):
+def test_unregister_without_a_portmapper_says_so_and_ends(directory):
     done = nfsd_verb(directory / "none", "-d", "--portmap-port", str(free_port()))
-    assert done.returncode == 0
+    assert done.returncode == 1
+    assert "no port mapper answers" in done.stderr
     wait_until(lambda: not (directory / "none").exists(), "nothing was made")
