@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -56,11 +57,11 @@ USAGE = {
 CANNOT = {
     "nfsd": """
         --user nosuchuser; --statedir /dev/null/x; --statedir D/exports; --key /dev/null/key; --key D/exports; --socket
-        /dev/null/sock; --socket D/exports; -P /dev/null/pid; -P D; -h 203.0.113.7; share D/none; share D/exports; update;
+        /dev/null/sock; --socket D/exports; -P /dev/null/pid; -P D; -h 240.0.0.1; share D/none; share D/exports; update;
         stop; -r; check; verbose; verbose sideways; verbose up
     """,
     "unfsd": """
-        -e D/none; -e exports; -e D; -n 0; -n x; -n 65536; -n; -m x; -l 999.1.1.1; -l 203.0.113.7; -V 4; -x; --bogus; -C;
+        -e D/none; -e exports; -e D; -n 0; -n x; -n 65536; -n; -m x; -l 999.1.1.1; -l 240.0.0.1; -V 4; -x; --bogus; -C;
         --workers 0; --workers 65; extra; --statedir relative; --statedir /dev/null/x; --key /dev/null/key; --socket
         relative; -T -e D/none; -T -e D/bad; -e D/bad
     """,
@@ -68,13 +69,13 @@ CANNOT = {
         D/none; D; D/bad; --statedir /dev/null/x D/exports; -i /dev/null/pid D/exports; -T D/none; convert --to bsd D/none
     """,
     "portmap": """
-        -h 203.0.113.7; -s /dev/null/sock; -s D/exports; -w /dev/null/warm; -w D; -i /dev/null/pid; -i D; -u nosuchuser
+        -h 240.0.0.1; -s /dev/null/sock; -s D/exports; -w /dev/null/warm; -w D; -i /dev/null/pid; -i D; -u nosuchuser
     """,
     "nfsstat": """
         -s; top; check; -z
     """,
     "showmount": """
-        --port 1 127.0.0.1; -e 203.0.113.7.nosuch.invalid
+        --port 1 127.0.0.1; -e nosuch.invalid
     """,
     "rpcinfo": """
         --mapper-port 1 -p 127.0.0.1; -n 1 -t 127.0.0.1 100003; -p nosuch.invalid
@@ -99,8 +100,14 @@ def run(place: Path, program: str, words: str) -> subprocess.CompletedProcess[st
     command = [sys.executable, "-m", MODULES[program], *(str(place) if word == "D" else word for word in argv.split())]
     environment = {**os.environ, "NFSSVC_SOCKET": str(place / "none.sock"), "RC_CONF_D": str(place), "COLUMNS": "200",
                    "PYTHONPATH": str(ROOT), "XDG_RUNTIME_DIR": str(place)}
-    return subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False, cwd=place, env=environment,
-                          stdin=subprocess.DEVNULL, start_new_session=True)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=place, env=environment,
+                          stdin=subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            out, err = process.communicate(timeout=DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGTERM)  # it serves: that is the failure
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def rows(table: dict[str, str]) -> list[tuple[str, str]]:
@@ -154,7 +161,7 @@ def test_an_nfs_conf_that_cannot_be_is_one_line_and_64(place, text):
 @pytest.mark.parametrize("text", ["unknown.key = nonsense\n", "[nfsd]\nthread=2\n", "\0\xff\n"], ids=["key", "slip", "bytes"])
 def test_a_key_that_no_nfsd_has_is_told(place, text):
     (place / "nfs.conf").write_bytes(text.encode("latin-1"))
-    done = run(place, "nfsd", "--conf D/nfs.conf -h 203.0.113.7")
+    done = run(place, "nfsd", "--conf D/nfs.conf -h 240.0.0.1")
     first = done.stderr.splitlines()[0]
     assert "nfs.conf:" in first
     assert "no such key" in first
@@ -162,7 +169,7 @@ def test_a_key_that_no_nfsd_has_is_told(place, text):
 
 def test_a_file_that_is_no_configuration_does_not_fill_the_log(place):
     (place / "nfs.conf").write_text("".join(f"word{n}\n" for n in range(10_000)))
-    assert len(run(place, "nfsd", "--conf D/nfs.conf -h 203.0.113.7").stderr.splitlines()) <= 12
+    assert len(run(place, "nfsd", "--conf D/nfs.conf -h 240.0.0.1").stderr.splitlines()) <= 12
 
 
 @pytest.mark.parametrize("text", ["x" * 2_000_000, "/data 127.0.0.1(rw\n", "\0" * 100 + "\n"], ids=["huge", "unclosed", "zeros"])
