@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 0.1             # between two connects: a restarted server waits for its table
 SOON_S = 0.01             # the same in the first GRACE_S: nfsd and mountd are started together, and one of them is first
-GRACE_S = 1.0             # an nfsd that is not there for so long is worth a line
+GRACE_S = 5.0             # an nfsd that is not there for so long is worth a line; on a busy machine it starts in two
 SYSTEM_SOCKET = "/run/nfsd/nfssvc.sock"
 
 Done = Callable[[int, bytes], None]  # errno, body

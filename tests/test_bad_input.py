@@ -57,11 +57,11 @@ USAGE = {
 CANNOT = {
     "nfsd": """
         --user nosuchuser; --statedir /dev/null/x; --statedir D/exports; --key /dev/null/key; --key D/exports; --socket
-        /dev/null/sock; --socket D/exports; -P /dev/null/pid; -P D; -h 240.0.0.1; share D/none; share D/exports; update;
+        /dev/null/sock; --socket D/exports; -P /dev/null/pid; -P D;  share D/none; share D/exports; update;
         stop; -r; check; verbose; verbose sideways; verbose up
     """,
     "unfsd": """
-        -e D/none; -e exports; -e D; -n 0; -n x; -n 65536; -n; -m x; -l 999.1.1.1; -l 240.0.0.1; -V 4; -x; --bogus; -C;
+        -e D/none; -e exports; -e D; -n 0; -n x; -n 65536; -n; -m x; -l 999.1.1.1;  -V 4; -x; --bogus; -C;
         --workers 0; --workers 65; extra; --statedir relative; --statedir /dev/null/x; --key /dev/null/key; --socket
         relative; -T -e D/none; -T -e D/bad; -e D/bad
     """,
@@ -69,7 +69,7 @@ CANNOT = {
         D/none; D; D/bad; --statedir /dev/null/x D/exports; -i /dev/null/pid D/exports; -T D/none; convert --to bsd D/none
     """,
     "portmap": """
-        -h 240.0.0.1; -s /dev/null/sock; -s D/exports; -w /dev/null/warm; -w D; -i /dev/null/pid; -i D; -u nosuchuser
+        -s /dev/null/sock; -s D/exports; -w /dev/null/warm; -w D; -i /dev/null/pid; -i D; -u nosuchuser
     """,
     "nfsstat": """
         -s; top; check; -z
@@ -161,7 +161,7 @@ def test_an_nfs_conf_that_cannot_be_is_one_line_and_64(place, text):
 @pytest.mark.parametrize("text", ["unknown.key = nonsense\n", "[nfsd]\nthread=2\n", "\0\xff\n"], ids=["key", "slip", "bytes"])
 def test_a_key_that_no_nfsd_has_is_told(place, text):
     (place / "nfs.conf").write_bytes(text.encode("latin-1"))
-    done = run(place, "nfsd", "--conf D/nfs.conf -h 240.0.0.1")
+    done = run(place, "nfsd", "--conf D/nfs.conf --key /dev/null/key")
     first = done.stderr.splitlines()[0]
     assert "nfs.conf:" in first
     assert "no such key" in first
@@ -169,7 +169,7 @@ def test_a_key_that_no_nfsd_has_is_told(place, text):
 
 def test_a_file_that_is_no_configuration_does_not_fill_the_log(place):
     (place / "nfs.conf").write_text("".join(f"word{n}\n" for n in range(10_000)))
-    assert len(run(place, "nfsd", "--conf D/nfs.conf -h 240.0.0.1").stderr.splitlines()) <= 12
+    assert len(run(place, "nfsd", "--conf D/nfs.conf --key /dev/null/key").stderr.splitlines()) <= 12
 
 
 @pytest.mark.parametrize("text", ["x" * 2_000_000, "/data 127.0.0.1(rw\n", "\0" * 100 + "\n"], ids=["huge", "unclosed", "zeros"])
