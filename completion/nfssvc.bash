@@ -1,10 +1,13 @@
 # bash completion for nfsd mountd portmap unfsd nfsstat showmount rpcinfo: the options that each program's own help names, verbs,
 # files.  Source it, or put it into /usr/share/bash-completion/completions under each program's name.
 
-_nfssvc_options() { # of program $1, from its help
-	local help=--help
-	case ${1##*/} in unfsd | showmount | rpcinfo) help=-h ;; esac
-	"$1" "$help" 2>&1 | tr '[],| ' '\n' | grep -E -o -e '^--?[A-Za-z0-9][a-z0-9-]*' | sort -u
+_nfssvc_options() { # of program $1, from its help, or from that of a verb with options of its own
+	local help=--help verb=
+	case ${1##*/}:${COMP_WORDS[1]-} in
+	unfsd:* | showmount:* | rpcinfo:*) help=-h ;;
+	nfsd:share | nfsd:trace | mountd:why | mountd:convert) verb=${COMP_WORDS[1]} ;;
+	esac
+	"$1" ${verb:+"$verb"} "$help" 2>&1 | tr '[],| ' '\n' | grep -E -o -e '^--?[A-Za-z0-9][a-z0-9-]*' | sort -u
 }
 
 _nfssvc() {
@@ -17,7 +20,7 @@ _nfssvc() {
 	nfsstat:--libxo) words="json" ;;
 	mountd:--to | mountd:--dialect) words="bsd linux json" ;;
 	nfsd:--log) words="syslog stderr" ;;
-	*:-e | *:-i | *:-P | *:--conf | *:--key | *:--socket | *:-w) COMPREPLY=($(compgen -f -- "$word")); return ;;
+	*:-e | *:-i | *:-P | *:--conf | *:--key | *:--socket | nfsd:--pcapng) COMPREPLY=($(compgen -f -- "$word")); return ;;
 	*:--pcapng) COMPREPLY=($(compgen -f -- "$word")); return ;;
 	*:--statedir | *:--hosts-access | nfsd:share | nfsd:--export) COMPREPLY=($(compgen -d -- "$word")); return ;;
 	*)

@@ -106,9 +106,10 @@ def programs(tmp_path: Path) -> Path:
     (["nfsd", "--stated"], {"--statedir"}), (["nfsstat", "-n", "u"], {"user"}),
     (["nfsstat", "--lin"], {"--linux"}), (["unfsd", "--work"], {"--workers"}),
     (["portmap", "--read"], {"--ready-fd"}), (["mountd", "--no-p"], {"--no-portmap"}),
+    (["nfsd", "trace", "--pc"], {"--pcapng"}), (["mountd", "convert", "--dia"], {"--dialect"}),
 ])
 def test_completion_offers_what_the_program_has(programs: Path, line: list[str], expected: set[str]) -> None:
-    code = 'source "$1"; shift; _nfssvc "$1" "${@: -1}" "${@: -2:1}"; printf "%s\\n" "${COMPREPLY[@]}"'
+    code = 'source "$1"; shift; COMP_WORDS=("$@"); _nfssvc "$1" "${@: -1}" "${@: -2:1}"; printf "%s\\n" "${COMPREPLY[@]}"'
     script = str(ROOT / "completion" / "nfssvc.bash")
     ran = subprocess.run([need("bash"), "-c", code, "bash", script, str(programs / line[0]), *line[1:]], capture_output=True,
                          text=True, check=True)
@@ -124,6 +125,7 @@ show() {{ print -r -- "<$BUFFER>" }}; zle -N show; bindkey '^X' show; echo read'
 @pytest.mark.parametrize(("line", "expected"), [
     ("nfsd verb", "<nfsd verbose >"), ("nfsd verbose u", "<nfsd verbose up >"), ("nfsd --stated", "<nfsd --statedir >"),
     ("unfsd --work", "<unfsd --workers >"), ("nfsstat -n us", "<nfsstat -n user >"),
+    ("nfsd trace --pc", "<nfsd trace --pcapng >"),
 ])
 def test_zsh_completes_what_the_program_has(programs: Path, line: str, expected: str) -> None:
     need("zsh")
