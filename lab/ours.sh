@@ -3,8 +3,9 @@
 #   EXPORT, EXPORT_SIZE (a tmpfs of that size), EXPORT_OPTIONS (as `async`), WORKERS
 set -e
 tree=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=${PYTHON:-$tree/.venv/bin/python}; export PYTHONPATH=$tree
-EXPORT=${EXPORT:-$LAB_DIR/export}; mkdir -p "$EXPORT" "$LAB_DIR/state"
+python=$(realpath -s "${PYTHON:-$tree/.venv/bin/python}"); export PYTHONPATH=$tree
+EXPORT=$(realpath -s "${EXPORT:-$LAB_DIR/export}"); cd "$tree"  # where -m looks first
+mkdir -p "$EXPORT" "$LAB_DIR/state"
 if [ -n "$EXPORT_SIZE" ]; then mountpoint -q "$EXPORT" || mount -t tmpfs -o size=$EXPORT_SIZE,mode=1777 export "$EXPORT"; fi
 chmod 1777 "$EXPORT"
 echo "\"$EXPORT\" *(rw,no_root_squash,insecure${EXPORT_OPTIONS:+,$EXPORT_OPTIONS})" > "$LAB_DIR/exports"
