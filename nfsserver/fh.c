@@ -198,22 +198,36 @@ void obj_drop(i32 o)
 	W.row[S_OBJECTS] = --W.n_objs;
 }
 
+/* Lets go of the object that nobody used for longest; 0: there is none that may go. */
+static int obj_drop_oldest(void)
+{
+	/* The two that were used last are those of the call under way, whoever else is pinned. */
+	i32 first = W.lru_head, second = first < 0 ? -1 : W.objs[first].lru_next;
+	for (i32 o = W.lru_tail; o >= 0; o = W.objs[o].lru_prev)
+		if (!W.objs[o].pins && o != first && o != second) {
+			obj_drop(o);
+			return 1;
+		}
+	return 0;
+}
+
+/* How many objects may have a descriptor while a table of `exports` is in force: what others hold is not ours to close. */
+static u32 objs_allowed(u32 exports)
+{
+	u64 others = exports + W.row[S_CONNECTIONS] + W.row[S_FDS_READ] + W.row[S_FDS_WRITE];
+	u64 left = W.max_files > others + MIN_OBJS ? W.max_files - others : MIN_OBJS;
+	return left < W.max_objs ? (u32)left : W.max_objs;
+}
+
 static i32 obj_new(const u8 *fh, u32 len)
 {
+	u32 allowed = objs_allowed(W.n_exps);
+	for (u32 i = 0; W.n_objs >= allowed && i < 2 && obj_drop_oldest(); i++) /* two: so that it becomes fewer, bit by bit */
+		;
 	if (W.obj_free < 0 && W.objs_used < W.max_objs) { /* never used before: memory that nobody touched costs nothing */
 		W.obj_free = (i32)W.objs_used++;
 		W.objs[W.obj_free].next = -1;
 	}
-	/* The two that were used last are those of the call under way, whoever else is pinned. */
-	i32 first = W.lru_head, second = first < 0 ? -1 : W.objs[first].lru_next;
-	if (W.obj_free < 0)
-		for (i32 o = W.lru_tail, prev; o >= 0; o = prev) {
-			prev = W.objs[o].lru_prev;
-			if (!W.objs[o].pins && o != first && o != second) {
-				obj_drop(o);
-				break;
-			}
-		}
 	i32 o = W.obj_free;
 	if (o < 0)
 		return -1;
@@ -461,6 +475,8 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 		close(fd);
 		return errno;
 	}
+	while (W.n_objs > objs_allowed(next_n) && obj_drop_oldest())
+		;
 	int is_dir = S_ISDIR(st.st_mode);
 	if (!is_dir && !(S_ISREG(st.st_mode) && flags & EX_REGULAR)) {
 		close(fd);

@@ -163,6 +163,7 @@ int vn_init(int state_fd, u32 slot, const u8 key[16], u32 max_objs, int root, in
 	u64 files = rounded_down_files();
 	if (max_objs > files / 2) /* the other half: open files, and connections */
 		max_objs = (u32)(files / 2);
+	W.max_files = files - files / 8; /* what is left is for connections that come, and for the calls' own */
 	W.max_data = files / 4 > 4096 ? 4096 : (u32)(files / 4);
 	void *m = mmap(NULL, STATE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, state_fd, 0);
 	if (m == MAP_FAILED)

@@ -115,6 +115,7 @@ struct verdict { u32 obj_serial, ident_serial; u64 ctime_ns; u32 asked_s; u8 kno
 struct grant { u32 peer, cred, expid, ident, rights, user; u64 user_serial; };  /* user: row + 1 of the active user, 0: none */
 
 #define N_OBJ_HASH 16384
+#define MIN_OBJS 64      /* objects for which there are descriptors whoever holds the others: the calls under way need theirs */
 #define N_VERDICT 16384
 #define N_GRANT 8192
 #define N_IDENT 4096
@@ -134,6 +135,7 @@ struct worker {
 	u32 n_fs;
 	struct obj *objs;
 	u32 max_objs, n_objs, objs_used, obj_serial;
+	u64 max_files;           /* descriptors of exports, connections, objects and open files together */
 	u32 max_data;            /* descriptors open for reading or writing */
 	i32 obj_free, lru_head, lru_tail;
 	i32 hash[N_OBJ_HASH];

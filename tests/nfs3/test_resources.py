@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import struct
 import time
 from collections.abc import Iterator
@@ -81,6 +82,29 @@ def test_idle_connections_cost_little_and_delay_nobody(server: ServerSet, many: 
     assert sum(resident(server).values()) - before < CONNECTIONS * 16 * 1024 + GROWTH
     for tcp in idle:
         tcp.close()
+
+
+class Scarce(ServerSet):
+    """As many exports as its workers may have descriptors for, with a few to spare."""
+
+    FILES = 1200
+    EXPORTS = 800
+
+    def command(self) -> list[str]:
+        return ["prlimit", f"--nofile={self.FILES}:{self.FILES}", *super().command()]
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="sets a limit with prlimit(1)")
+def test_objects_make_room_where_exports_take_most_descriptors(tmp_path: Path) -> None:
+    """Each export holds a descriptor for good; an object that is asked for takes the place of another one."""
+    paths = [tmp_path / "data" / str(number) for number in range(Scarce.EXPORTS)]
+    for path in paths:
+        path.mkdir(parents=True)
+    (tmp_path / "server").mkdir()
+    table = "".join(f"{path} 127.0.0.1(rw,no_root_squash,insecure)\n" for path in paths)
+    with Scarce(tmp_path / "server", table, workers=1) as server, closing(server.client()) as client:
+        roots = [server.root(path) for path in paths]
+        assert [client.getattr(root).status for root in roots * 2] == [0] * Scarce.EXPORTS * 2
 
 
 def hostile(spot: Spot) -> None:
