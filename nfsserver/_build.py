@@ -52,6 +52,7 @@ u32 vn_expid(const struct call *c);
 void vn_grant(const struct call *c, u32 expid, u32 ident, u32 rights);
 void vn_forget_grants(void);
 void vn_release_removable(void);
+void vn_before_wait(void);
 u32 vn_release_fs(void);
 int ident_root(void);
 void vn_fail(struct call *c, u32 status);

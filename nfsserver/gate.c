@@ -74,6 +74,13 @@ void vn_grant(const struct call *c, u32 expid, u32 ident, u32 rights)
 /* What grants were decided from is not true any more. */
 void vn_forget_grants(void) { memset(W.grants, 0, N_GRANT * sizeof *W.grants); }
 
+/* After each batch of calls. */
+void vn_before_wait(void)
+{
+	pool_kick();
+	vn_release_removable();
+}
+
 /* ---- For GETFH and FHOPEN, which have no call: identity and object by hand. */
 
 /* Walks `path` (relative, no "..") from the export's root as `ident`.  The handle goes to out[64]; its length, or -errno. */

@@ -2,8 +2,8 @@
  *
  * Jobs: a READ that the page cache cannot answer; fsync for COMMIT, stable WRITEs and metadata; on a slow file system (cold.c) WRITE,
  * and opening what a handle or a name stands for.  A job belongs to a detached call; the thread fills it and hands it to the RPC
- * bridge's completion queue, from which the loop ends it with vn_done().  Group commit: a thread takes all waiting syncs at once and
- * does one fsync for each descriptor among them.  One thread at a time writes a file.  At most a third of the threads sync, and as many
+ * bridge's completion queue, from which the loop ends it with vn_done().  Group commit: what a batch of calls wants to have synced goes
+ * to the threads at its end, one of them takes all that waits, and does one fsync for each descriptor among it.  One thread at a time writes a file.  At most a third of the threads sync, and as many
  * write, so that reads go on while a disk flushes.  Threads use descriptors that are pinned (obj.pins), the shared locks, and of W
  * what never changes. */
 #include "vnode.h"
@@ -40,6 +40,7 @@ struct job {
 
 struct queue { struct job *head, **tail; };
 static struct queue reads, syncs, writes;
+static struct queue gathered;    /* the loop's: syncs of this batch */
 static int written[MAX_WRITERS]; /* descriptors that a thread is writing to */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
@@ -263,6 +264,7 @@ int pool_start(int threads)
 	reads.tail = &reads.head;
 	syncs.tail = &syncs.head;
 	writes.tail = &writes.head;
+	gathered.tail = &gathered.head;
 	sigfillset(&all);
 	pthread_sigmask(SIG_BLOCK, &all, &old);
 	pthread_attr_init(&attr);
@@ -296,8 +298,24 @@ static int submit_job(struct call *c, struct job *j)
 		W.objs[c->obj2].pins++;
 	c->word[0] = (u64)(uintptr_t)j;
 	n_pending++;
-	hand_over(j->kind == JOB_WRITE ? &writes : j->kind == JOB_FSYNC || j->kind == JOB_FDATASYNC || j->kind == JOB_SYNCFS ? &syncs : &reads, j);
+	if (j->kind == JOB_FSYNC || j->kind == JOB_FDATASYNC || j->kind == JOB_SYNCFS)
+		put(&gathered, j);
+	else
+		hand_over(j->kind == JOB_WRITE ? &writes : &reads, j);
 	return V_PENDING;
+}
+
+/* The batch is over. */
+void pool_kick(void)
+{
+	if (!gathered.head)
+		return;
+	pthread_mutex_lock(&lock);
+	*syncs.tail = gathered.head;
+	syncs.tail = gathered.tail;
+	pthread_cond_signal(&work);
+	pthread_mutex_unlock(&lock);
+	gathered = (struct queue){ NULL, &gathered.head };
 }
 
 static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 count, const struct stat *st)

@@ -327,6 +327,7 @@ void job_free(struct job *j);
 void pool_wait(struct call *d, struct job *j);
 int pool_write(struct call *d, int fd, const struct write *w);
 int pool_start(int threads);
+void pool_kick(void);
 int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st);
 int pool_sync(struct call *d, int fd, int datasync);
 int pool_sync_more(struct call *d, int fd, int fd2, int whole);

@@ -89,7 +89,7 @@ class Worker:
         self._groups = Groups(self._server, become_root=lib.ident_root, on_old=lib.vn_forget_grants)
         self._server.on_finished = self._finished
         self._server.on_mistake = lib.drc_forget   # else the client's next try would be taken for one that still runs
-        rpc.rpc_before_wait(self._server.engine, ffi.addressof(lib, "vn_release_removable"))
+        rpc.rpc_before_wait(self._server.engine, ffi.addressof(lib, "vn_before_wait"))
         self._special: dict[int, Callable[[Call, Raw], None]] = {
             lib.V_GRANT: self._ask_grant, lib.V_GARBAGE: self._garbage, lib.V_DROP: self._drop, lib.V_STALLED: self._stalled,
             lib.V_FS: self._unknown_fs, lib.V_PENDING: _nothing, lib.V_REPLAYED: _nothing, lib.V_WAITS: self._waits,

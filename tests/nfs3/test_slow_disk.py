@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from tests.tools.nfs3 import (
     pack_WRITE3args,
     unpack_result,
 )
-from tests.tools.rpc import Call, receive, unpack_reply
+from tests.tools.rpc import LAST_FRAGMENT, Call, Tcp, receive, unpack_reply
 from tests.tools.servers import wait_until
 
 from .conftest import Spot
@@ -174,3 +175,17 @@ def test_link_of_a_symlink_is_durable(spot: Spot) -> None:
     with slow_fsync(spot):
         spot.nfs.link(fh, spot.fh, b"second").must()
     assert "syncfs(" in (spot.server.directory / "slow.log").read_text()
+
+
+@pytest.mark.root
+def test_changes_of_a_batch_share_one_fsync(spot: Spot) -> None:
+    """Group commit: 32 CREATEs that arrive together are made durable together; the stream may arrive in some pieces."""
+    args = [pack_CREATE3args(spot.fh, b"new%d" % i, GUARDED, Sattr3(mode=0o600)) for i in range(32)]
+    creates, transport = [spot.nfs.message(Proc.CREATE, arg) for arg in args], spot.nfs.transport
+    assert isinstance(transport, Tcp)
+    records = b"".join(struct.pack(">I", LAST_FRAGMENT | len(packed)) + packed for packed in (call.pack() for call in creates))
+    with slowed(spot, "fsync,fdatasync,syncfs", 0.001):
+        transport.raw(records)
+        replies = [unpack_reply(transport.recv()) for _ in creates]
+    assert all(unpack_result(Proc.CREATE, reply.body).status == 0 for reply in replies)
+    assert 1 <= (spot.server.directory / "slow.log").read_text().count("sync(") <= 4
