@@ -64,12 +64,16 @@ static int waited(const struct call *c) { return c->state == WAITED; }
 /* Sends the call to a thread that opens something, then to its row again from the beginning. */
 static int wait_for(struct call *c, const u8 *arg, struct job *j)
 {
+	const u8 *behind = c->arg;
 	c->arg = arg;
 	struct call *d = c->eng->detach(c, WAIT_ROOM);
-	if (!d) {
+	if (!d) { /* too much waits already */
+		c->arg = behind;
 		job_free(j);
 		return 0;
 	}
+	drc_forget(c); /* the row begins again, and with it the entry */
+	d->drc = 0;
 	d->state = WAITED;
 	pool_wait(d, j);
 	return V_WAITS;
@@ -101,7 +105,6 @@ int wait_for_name(struct call *c, i32 dir, const char *name, int keep)
 	struct job *j = job_name(fs, dir, name, &W.idents[c->ident], keep);
 	if (!j)
 		return 0;
-	drc_forget(c); /* the row begins again */
 	return wait_for(c, (const u8 *)(uintptr_t)c->word[2], j);
 }
 
