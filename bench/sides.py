@@ -223,13 +223,15 @@ def running(name: str, base: Path, opts: argparse.Namespace, *, place: str = "",
 
 
 def tree_pss_mb(pids: list[int]) -> float | None:
-    """Proportional memory of these processes and all below them."""
+    """Proportional memory of these processes and all below them; None when we may not see that of each."""
     total = 0
     for pid in nfsload.tree_of(pids):
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        except OSError:
-            continue
+        except PermissionError:
+            return None
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
         total += sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:"))
     return round(total / 1024, 1)
 
