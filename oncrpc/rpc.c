@@ -2136,6 +2136,65 @@ int rpc_next(struct rpc_engine *pub)
 	return e->at < e->n_calls && (e->looked || run_direct(e)) ? (e->looked = false, (int)e->at++) : -1;
 }
 
+static void heed(struct engine *e, const struct epoll_event *ev)
+{
+	u32 id = (u32)ev->data.u64, gen = (u32)(ev->data.u64 >> 32);
+	if (id == NONE) {
+		u64 count;
+		e->woken_now = true;
+		if (read(e->wakefd, &count, 8) < 0) {
+			/* EAGAIN: read before */
+		}
+		return;
+	}
+	struct conn *c = find(e, id, gen);
+	if (!c)
+		return;
+	if (c->kind == RPC_EVENT) {
+		if (e->n_events < EPOLL_BATCH)
+			e->events[e->n_events++] = (struct rpc_event){ id, RPC_EV_READ };
+		return;
+	}
+	if (c->kind == RPC_CONN && (ev->events & (EPOLLHUP | EPOLLERR)) && !(c->armed & EPOLLIN)) {
+		kill_conn(e, c); /* nobody is there to take what waits */
+		return;
+	}
+	if (ev->events & EPOLLOUT)
+		drain(e, c);
+	if (!c->dead && (ev->events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+		enqueue(e, c);
+}
+
+static void take_finished(struct engine *e)
+{
+	collect_done(e);
+	while (e->done_head && e->n_finished < RPC_BATCH) {
+		struct detached *d = e->done_head;
+		if (!(e->done_head = d->next))
+			e->done_tail = NULL;
+		e->finished[e->n_finished++] = &d->call;
+		d->place = e->n_finished;
+	}
+}
+
+/* One turn for each connection that was ready, as far as the batch has room. */
+static void take_turns(struct engine *e)
+{
+	u32 turns = e->n_queued;
+	u32 fair = turns ? RPC_BATCH / turns : 0;
+	e->turn_quota = fair > e->lim.quota ? e->lim.quota : fair < 16 ? 16 : fair;
+	while (turns-- && e->queue_head != NONE && e->n_calls < RPC_BATCH && REGION - e->region_pos >= REGION_MIN) {
+		struct conn *c = e->conns[e->queue_head];
+		e->queue_head = c->next;
+		if (e->queue_head == NONE)
+			e->queue_tail = NONE;
+		c->queued = 0;
+		e->n_queued--;
+		turn(e, c);
+	}
+}
+
+/* Ends the batch and receives the next one.  0, or -errno. */
 static int poll_once(struct engine *e, int timeout_ms)
 {
 	struct epoll_event ev[EPOLL_BATCH];
@@ -2151,54 +2210,11 @@ static int poll_once(struct engine *e, int timeout_ms)
 	if (n < 0 && errno != EINTR)
 		return -errno;
 	e->woken_now = n < 0;
-	for (int i = 0; i < n; i++) {
-		u32 id = (u32)ev[i].data.u64, gen = (u32)(ev[i].data.u64 >> 32);
-		if (id == NONE) {
-			u64 count;
-			e->woken_now = true;
-			if (read(e->wakefd, &count, 8) < 0) {
-				/* EAGAIN: read before */
-			}
-			continue;
-		}
-		struct conn *c = find(e, id, gen);
-		if (!c)
-			continue;
-		if (c->kind == RPC_EVENT) {
-			if (e->n_events < EPOLL_BATCH)
-				e->events[e->n_events++] = (struct rpc_event){ id, RPC_EV_READ };
-			continue;
-		}
-		if (c->kind == RPC_CONN && (ev[i].events & (EPOLLHUP | EPOLLERR)) && !(c->armed & EPOLLIN)) {
-			kill_conn(e, c); /* nobody is there to take what waits */
-			continue;
-		}
-		if (ev[i].events & EPOLLOUT)
-			drain(e, c);
-		if (!c->dead && (ev[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
-			enqueue(e, c);
-	}
-	collect_done(e);
-	while (e->done_head && e->n_finished < RPC_BATCH) {
-		struct detached *d = e->done_head;
-		if (!(e->done_head = d->next))
-			e->done_tail = NULL;
-		e->finished[e->n_finished++] = &d->call;
-		d->place = e->n_finished;
-	}
+	for (int i = 0; i < n; i++)
+		heed(e, &ev[i]);
+	take_finished(e);
 	e->at = 0;
-	u32 turns = e->n_queued;
-	u32 fair = turns ? RPC_BATCH / turns : 0;
-	e->turn_quota = fair > e->lim.quota ? e->lim.quota : fair < 16 ? 16 : fair;
-	while (turns-- && e->queue_head != NONE && e->n_calls < RPC_BATCH && REGION - e->region_pos >= REGION_MIN) {
-		struct conn *c = e->conns[e->queue_head];
-		e->queue_head = c->next;
-		if (e->queue_head == NONE)
-			e->queue_tail = NONE;
-		c->queued = 0;
-		e->n_queued--;
-		turn(e, c);
-	}
+	take_turns(e);
 	if ((e->count.partial || e->count.pending_conns || e->starved) && e->now - e->swept > SWEEP_MS * 1000000ull)
 		sweep(e);
 	e->n_seen = e->n_events;
