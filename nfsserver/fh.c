@@ -539,7 +539,7 @@ void exp_commit(u32 generation)
 	next_n = 0;
 	W.generation = generation;
 	W.row[S_GENERATION] = generation;
-	memset(W.grants, 0, N_GRANT * sizeof *W.grants);
+	vn_forget_grants();
 	for (u32 i = 0; i < W.objs_used; i++)
 		if (W.objs[i].used)
 			obj_move((i32)i);

@@ -9,20 +9,25 @@
 
 enum { R_DENIED = 0x80 };
 
-static struct grant *grant_place(const struct call *c, u32 expid)
+static int grant_is(const struct grant *g, const struct call *c, u32 expid)
 {
-	u32 peer = c->eng->peers[c->peer].serial, cred = c->eng->creds[c->cred].serial;
-	return &W.grants[(peer * 0x9e3779b1u ^ cred * 0x85ebca6bu ^ expid * 0xc2b2ae35u) >> 5 & (N_GRANT - 1)];
+	return g->peer == c->eng->peers[c->peer].serial && g->cred == c->eng->creds[c->cred].serial && g->expid == expid;
 }
 
+/* The two places where the grant of the caller for this export may be. */
+static struct grant *grant_pair(const struct call *c, u32 expid)
+{
+	u32 peer = c->eng->peers[c->peer].serial, cred = c->eng->creds[c->cred].serial;
+	return &W.grants[(peer * 0x9e3779b1u ^ cred * 0x85ebca6bu ^ expid * 0xc2b2ae35u) >> 5 & (N_GRANT - 2)];
+}
 
 /* Applies the grant for the export of object `o` to the call.  0, nfsstat3, V_GRANT. */
 static int apply_grant(struct call *c, i32 o)
 {
 	const struct export *e = &W.exps[W.objs[o].exp];
-	struct grant *g = grant_place(c, e->id);
+	struct grant *g = grant_pair(c, e->id);
 	c->obj = o;
-	if (g->peer != c->eng->peers[c->peer].serial || g->cred != c->eng->creds[c->cred].serial || g->expid != e->id)
+	if (!grant_is(g, c, e->id) && !grant_is(++g, c, e->id))
 		return V_GRANT;
 	c->obj = -1;
 	if (g->rights & R_DENIED)
@@ -64,15 +69,22 @@ u32 vn_expid(const struct call *c) { return W.exps[W.objs[c->obj].exp].id; }
 /* Python's verdict for (peer, credential, export).  ident: place from ident_get; rights: R_* bits. */
 void vn_grant(const struct call *c, u32 expid, u32 ident, u32 rights)
 {
-	struct grant *g = grant_place(c, expid);
+	static u32 turn;
+	struct grant *g = grant_pair(c, expid);
+	if (g->peer && !grant_is(g, c, expid) && (!g[1].peer || grant_is(g + 1, c, expid) || turn++ & 1))
+		g++;
 	*g = (struct grant){ .peer = c->eng->peers[c->peer].serial, .cred = c->eng->creds[c->cred].serial, .expid = expid, .ident = ident,
 			     .rights = rights };
 	if (!(rights & R_DENIED))
 		g->user = user_row(c, expid, &g->user_serial);
 }
 
-/* What grants were decided from is not true any more. */
-void vn_forget_grants(void) { memset(W.grants, 0, N_GRANT * sizeof *W.grants); }
+/* What grants were decided from is not true any more.  The pages go back: they are zero when they are touched again. */
+void vn_forget_grants(void)
+{
+	if (madvise(W.grants, N_GRANT * sizeof *W.grants, MADV_DONTNEED))
+		memset(W.grants, 0, N_GRANT * sizeof *W.grants);
+}
 
 /* After each batch of calls. */
 void vn_before_wait(void)
@@ -181,10 +193,10 @@ int vn_init(int state_fd, u32 slot, const u8 key[16], u32 max_objs, int root, in
 	memcpy(W.key, key, 16);
 	W.objs = calloc(max_objs, sizeof *W.objs);
 	W.verdicts = calloc(N_VERDICT, sizeof *W.verdicts);
-	W.grants = calloc(N_GRANT, sizeof *W.grants);
+	W.grants = mmap(NULL, N_GRANT * sizeof *W.grants, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	W.exps = calloc(1, sizeof *W.exps);
 	W.procfd = open("/proc/self/fd", O_PATH | O_DIRECTORY | O_CLOEXEC);
-	if (!W.objs || !W.verdicts || !W.grants || !W.exps)
+	if (!W.objs || !W.verdicts || W.grants == MAP_FAILED || !W.exps)
 		return ENOMEM;
 	if (W.procfd < 0)
 		return errno;

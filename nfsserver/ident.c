@@ -148,7 +148,7 @@ int ident_get(u32 uid, u32 gid, u32 n, const u32 *gids)
 	}
 	u32 i = W.n_idents < N_IDENT ? W.n_idents++ : 1 + W.ident_clock++ % (N_IDENT - 1);
 	if (W.idents[i].serial) /* a grant may name the place that changes its owner */
-		memset(W.grants, 0, N_GRANT * sizeof *W.grants);
+		vn_forget_grants();
 	struct ident *id = &W.idents[i];
 	u32 *copy = n ? malloc(n * sizeof *gids) : NULL;
 	if (n && !copy)

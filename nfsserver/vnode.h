@@ -117,7 +117,7 @@ struct grant { u32 peer, cred, expid, ident, rights, user; u64 user_serial; };  
 #define N_OBJ_HASH 16384
 #define MIN_OBJS 64      /* objects for which there are descriptors whoever holds the others: the calls under way need theirs */
 #define N_VERDICT 16384
-#define N_GRANT 8192
+#define N_GRANT 65536 /* in pairs; 10,000 exports and a few callers of each.  Pages that nobody used take no memory */
 #define N_IDENT 4096
 #define N_FS 1024
 
@@ -291,6 +291,9 @@ void vn_release_removable(void);
 int public_root(i32 *out);
 int public_lookup(struct call *c);
 int is_public(const struct call *c);
+
+/* gate.c */
+void vn_forget_grants(void);
 
 /* cluster.c */
 int cluster_name(const struct call *c, i32 dir, char name[256], int creating);
