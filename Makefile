@@ -30,7 +30,14 @@ $(VENV)/.stamp: pyproject.toml setup.py tools/deps.sh
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check 'setuptools>=68' wheel 'cffi>=1.16'
 	@# compat: a plain path in a .pth file, which `python -I -m nfsserver` reads too, and faster than an import hook
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-build-isolation \
-		--config-settings editable_mode=compat -e '.[test,screen,prometheus]'
+		--config-settings editable_mode=compat -e '.[screen,prometheus]'
+	@touch $@
+
+# What only the tests need: whoever wants to serve a directory does not wait for it.
+EXTRA = import sys, tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"][sys.argv[1]], sep="\n")
+$(VENV)/.stamp-test: $(VENV)/.stamp
+	@$(BIN)/python -c '$(EXTRA)' test > $(VENV)/test.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r $(VENV)/test.txt
 	@touch $@
 
 oncrpc/_rpc.abi3.so: $(wildcard oncrpc/*.c oncrpc/*.h) oncrpc/_build.py | $(VENV)/.stamp
@@ -56,13 +63,13 @@ serve: build
 	@exec $(BIN)/python tools/serve.py $(if $(DIR),--dir '$(subst ','\'',$(DIR))') $(if $(PORT),--port '$(PORT)') \
 		$(if $(TO),--to '$(TO)') $(if $(WORKERS),--workers '$(WORKERS)')
 
-test: build lib
+test: build lib $(VENV)/.stamp-test
 	@PYTHON="$(PYTHON)" sh tools/deps.sh test
 	@$(BIN)/python -m pytest -n $(JOBS) $(PYTESTFLAGS) $(T)
 
 lint: build
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[lint]' --no-build-isolation \
-		--config-settings editable_mode=compat
+	@$(BIN)/python -c '$(EXTRA)' lint > $(VENV)/lint.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r $(VENV)/lint.txt
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 
