@@ -19,7 +19,7 @@ _nfssvc() {
 	nfsstat:-f) words="JSON" ;;
 	nfsstat:--libxo) words="json" ;;
 	mountd:--to | mountd:--dialect) words="bsd linux json" ;;
-	nfsd:--log) words="syslog stderr" ;;
+	nfsd:--log | mountd:--log) words="syslog stderr json" ;;
 	*:-e | *:-i | *:-P | *:--conf | *:--key | *:--socket | nfsd:--pcapng) COMPREPLY=($(compgen -f -- "$word")); return ;;
 	*:--pcapng) COMPREPLY=($(compgen -f -- "$word")); return ;;
 	*:--statedir | *:--hosts-access | nfsd:share | nfsd:--export) COMPREPLY=($(compgen -d -- "$word")); return ;;

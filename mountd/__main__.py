@@ -59,7 +59,7 @@ def _serve(options: Options) -> int:
     sockets = _bind(options)
     if not options.debug:
         _detach(options)
-    logs.set_up(options.debug, logging.DEBUG if options.verbose > 1 else logging.INFO)
+    logs.set_up(options.log, logging.DEBUG if options.verbose > 1 else logging.INFO)
     set_title("mountd: privileged")
     for line in missing_rights():
         logging.getLogger(__name__).warning("%s", line)

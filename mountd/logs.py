@@ -7,18 +7,20 @@ import os
 import sys
 from dataclasses import dataclass, field
 
+from oncrpc import logformat
+
 LINES_PER_S = 10          # refusals logged a second and source
 MAX_SOURCES = 4096        # sources remembered
 
 
-def set_up(debug: bool, level: int) -> None:
-    """To stderr with -d, else to syslog, facility daemon; where no syslog is, to stderr."""
-    handler: logging.Handler = logging.StreamHandler(sys.stderr)
-    if not debug and os.path.exists("/dev/log"):
+def set_up(where: str, level: int) -> None:
+    """To syslog, facility daemon; where no syslog is, and for "stderr" and "json", to stderr."""
+    handler: logging.Handler
+    if where == "syslog" and os.path.exists("/dev/log"):
         handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
         handler.setFormatter(logging.Formatter(f"mountd[{os.getpid()}]: %(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("mountd: %(message)s"))
+        handler = logformat.handler(where, "mountd", sys.stderr)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nfssvc_shim.flags import Ex
+from oncrpc.logformat import FORMATS
 from oncrpc.usage import Parser, address, open_descriptor, port
 
 from .callsock import default_path
@@ -25,6 +26,7 @@ class Options:
 
     files: tuple[str, ...]
     debug: bool
+    log: str
     port: int
     hosts: tuple[str, ...]
     reserved: bool
@@ -62,7 +64,8 @@ def parse(argv: list[str]) -> Options:
         always |= _EX_NAMES[name]
     always |= (Ex.CROSSMNT if a.crossmnt else Ex(0)) | (Ex.REGULAR if a.regular else Ex(0))
     return Options(
-        files=tuple(a.files), debug=a.debug, port=a.port or (NFS_PORT if a.relay_only else 0), hosts=tuple(a.hosts),
+        files=tuple(a.files), debug=a.debug, log=a.log_to or ("stderr" if a.debug else "syslog"),
+        port=a.port or (NFS_PORT if a.relay_only else 0), hosts=tuple(a.hosts),
         reserved=not (a.n or a.ports_any), log_mounts=a.log, test=a.test, hide=a.hide,
         hosts_access=a.hosts_access, listen=not a.relay_only,
         transports=("tcp",) if a.tcp_only else ("udp", "tcp"), register=not a.no_portmap, portmap_port=a.portmap_port,
@@ -92,6 +95,7 @@ def _parser() -> Parser:
     p.add_argument("--help", action="help", help="show this and exit")
     p.add_argument("files", nargs="*", metavar="exportsfile", help="default: /etc/exports and /etc/exports.d/*.exports")
     p.add_argument("-d", dest="debug", action="store_true", help="stay in the foreground, log to stderr")
+    p.add_argument("--log", dest="log_to", choices=FORMATS, help="where the log goes: syslog; with -d stderr, json")
     p.add_argument("-v", dest="verbose", action="count", default=0, help="log more")
     p.add_argument("-n", action="store_true", help="take MOUNT and NFS calls from any source port, whatever the file says")
     p.add_argument("--ports-any", action="store_true", help="the same as -n")

@@ -8,6 +8,8 @@ import logging
 import sys
 import syslog
 
+from oncrpc import logformat
+
 NOTICE = 25
 LEVELS = (logging.WARNING, NOTICE, logging.INFO, logging.DEBUG)
 _PRIORITY = {logging.DEBUG: syslog.LOG_DEBUG, logging.INFO: syslog.LOG_INFO, NOTICE: syslog.LOG_NOTICE,
@@ -23,14 +25,13 @@ class _Syslog(logging.Handler):
 
 
 def setup(where: str, verbose: int, *, ident: str) -> None:
-    """Sends what `logger` gets to "syslog" or "stderr"."""
+    """Sends what `logger` gets to "syslog", or to standard error as text ("stderr") or "json"."""
     handler: logging.Handler
     if where == "syslog":
         syslog.openlog(ident, syslog.LOG_PID, syslog.LOG_DAEMON)
         handler = _Syslog()
     else:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(f"{ident}[%(process)d]: %(message)s"))
+        handler = logformat.handler(where, ident, sys.stderr, pid=True)
     logging.addLevelName(NOTICE, "NOTICE")
     logger.handlers[:] = [handler]
     logger.propagate = False

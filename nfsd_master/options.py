@@ -12,6 +12,7 @@ from collections.abc import Container
 from dataclasses import dataclass, replace
 
 from nfssvc_shim.state import N_SLOTS
+from oncrpc.logformat import FORMATS
 
 NFS_PORT = 2049
 DEFAULT_WORKERS = 4      # 4.4BSD, OpenBSD, NetBSD
@@ -20,7 +21,7 @@ MAX_VERBOSE = 3          # debug, as macOS counts
 
 USAGE = ("usage: nfsd [-46Fdrtuv] [-h bindip]... [-n num] [-p port] [-P pidfile] [-V 2] [--no-acl] [--statedir dir] "
          "[--socket path] "
-         "[--key file] [--user name] [--ready-fd n] [--log syslog|stderr] [--no-portmap] [--conf file] [num]\n"
+         "[--key file] [--user name] [--ready-fd n] [--log syslog|stderr|json] [--no-portmap] [--conf file] [num]\n"
          "       nfsd [options] enable|disable|start|stop|restart|update|status|check|verbose up|down|checkexports [file]\n"
          "       nfsd [options] trace [--client addr[/bits]] [--export path] [--user uid] [-c count] [--seconds s] [-s snap]\n"
          "                            [--json | --pcapng file]\n"
@@ -56,7 +57,7 @@ class Options:
     register: bool = True            # with the portmapper
     action: str = "serve"            # or: register (-r), unregister (-d), help, version
     verbose: int = 0
-    log: str = ""                    # syslog or stderr; empty: stderr in the foreground, else syslog
+    log: str = ""                    # syslog, stderr or json (to stderr); empty: stderr in the foreground, else syslog
     pidfile: str | None = None
     statedir: str | None = None
     socket: str | None = None
@@ -160,7 +161,7 @@ def _set(options: Options, name: str, value: str) -> Options:
     elif name == "-V":
         changes = {"v2": options.v2 or _one_of(name, value, ("2", "3")) == "2"}
     elif name == "--log":
-        changes = {"log": _one_of(name, value, ("syslog", "stderr"))}
+        changes = {"log": _one_of(name, value, FORMATS)}
     elif name == "--conf":
         changes = {}
     else:

@@ -61,7 +61,7 @@ def serve(options: Options) -> int:
     detached = None if options.debug else detach()
     if options.debug:
         os.dup2(1, 2)  # "all messages that would go to the system log go to stdout instead"
-    log.setup("stderr", 1 + options.verbose, ident="unfsd")
+    log.setup(options.log, 1 + options.verbose, ident="unfsd")
     pidfile = _pidfile(options.pidfile)
     try:
         return Unfsd(options).run(detached)
@@ -192,13 +192,13 @@ class Unfsd:
             words += ["--key", self._o.key] if self._o.key else []
             words += ["-V", "2"] * self._o.v2 + ["--no-acl"] * (not self._o.acl)
             return python("nfsd_master.nfsd", *words, "-F", "-n", str(self._o.workers), "-p", str(self._port),
-                          "-t" if self._o.tcp_only else "-tu", "--log", "stderr" if self._o.debug else "syslog")
+                          "-t" if self._o.tcp_only else "-tu", "--log", self._o.log if self._o.debug else "syslog")
         words += ["-t"] if self._o.tcp_only else []
         one_port = self._o.mount_port == self._o.nfs_port
         words += ["-p", str(self._port), "--relay-only"] if one_port else ["-p", str(self._o.mount_port)]
         flags = [flag for flag in self._o.export_flags if not (flag == "cluster" and self._o.cluster)]
         words += ["--cluster", self._o.cluster] if self._o.cluster else []
-        return python("mountd", *words, "-d", "--set", ",".join(flags), self._o.exports)
+        return python("mountd", *words, "-d", "--log", self._o.log, "--set", ",".join(flags), self._o.exports)
 
     def _start(self, child: Child) -> None:
         """Starts it and waits until it serves, or until we are to stop.  Raises StartError when it ends instead."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from nfssvc_shim.state import N_SLOTS
+from oncrpc.logformat import FORMATS
 
 from .options import DEFAULT_WORKERS, NFS_PORT, UsageError, address, number
 
@@ -23,7 +24,8 @@ USAGE = """usage: unfsd [-h] [-u] [-d] [-e file] [-i file] [-n port] [-m port] [
   -3        32-bit file ids and cookies
   -w        accepted, no effect            --workers n  worker processes (4)
   -V 2      NFS version 2 as well          --no-acl  no NFS_ACL (getfacl, setfacl)
-  --statedir dir, --socket path, --key file: other places than the usual ones"""
+  --statedir dir, --socket path, --key file: other places than the usual ones
+  --log stderr | json: how the log looks with -d"""
 
 
 @dataclass(slots=True)
@@ -45,6 +47,7 @@ class Options:
     key: str = ""
     v2: bool = False             # NFS version 2 is answered, too
     acl: bool = True             # NFS_ACL is answered
+    log: str = "stderr"          # with -d: stderr or json
     cluster: str = ""            # -C: where tags(7) are looked at, instead of everywhere
     throwaway: bool = False      # no state is kept for the next run
     export_flags: list[str] = field(default_factory=lambda: ["crossmnt"])
@@ -53,7 +56,7 @@ class Options:
 _FLAGS = {"-s": "singleuser", "-b": "bruteforce", "-r": "readable_exec", "-3": "fileid32", "-c": "cluster"}
 _PATHS = {"--statedir": "statedir", "--socket": "socket", "--key": "key"}
 _SHORT = "3bcC:de:hl:m:n:prstTuvwi:V:"
-_LONG = ["workers=", "help", "statedir=", "socket=", "key=", "no-acl"]
+_LONG = ["workers=", "help", "statedir=", "socket=", "key=", "no-acl", "log="]
 _BOOL = {"-d": ("debug", True), "-t": ("tcp_only", True), "-p": ("portmap", False), "-T": ("test", True), "-h": ("help", True),
          "--no-acl": ("acl", False)}
 
@@ -77,6 +80,10 @@ def _set(o: Options, name: str, value: str) -> None:
         setattr(o, *_BOOL[name])
     elif name in _FLAGS:
         o.export_flags.append(_FLAGS[name])
+    elif name == "--log":
+        if value not in FORMATS[1:]:
+            raise UsageError(f"--log {value!r} is not {' or '.join(FORMATS[1:])}")
+        o.log = value
     elif name == "--help":
         o.help = True
     elif name in _PATHS:

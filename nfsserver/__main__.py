@@ -12,6 +12,7 @@ import socket
 import sys
 
 from nfssvc_shim.channel import Channel
+from oncrpc import logformat
 
 from . import nursery
 from ._vnode import lib
@@ -89,8 +90,9 @@ class _Syslog(logging.Handler):
 
 
 def _log_to(where: str, slot: int, verbose: int) -> None:
-    handler = _Syslog() if where == "syslog" else logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"nfsd: worker {slot}: %(message)s"))
+    handler = _Syslog() if where == "syslog" else logformat.handler(where, f"nfsd: worker {slot}", sys.stderr)
+    if where == "syslog":
+        handler.setFormatter(logging.Formatter(f"nfsd: worker {slot}: %(message)s"))
     logging.basicConfig(handlers=[handler], level=max(logging.DEBUG, logging.WARNING - 10 * verbose))
 
 

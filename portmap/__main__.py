@@ -21,9 +21,11 @@ import syslog
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from oncrpc import logformat
 from oncrpc.addresses import bind_early
 from oncrpc.client import RpcTimeout
 from oncrpc.hosts_access import HostsAccess
+from oncrpc.logformat import FORMATS
 from oncrpc.message import RpcError
 from oncrpc.pmap import PMAP_PORT, PMAP_PROG, SOCKETS, Pmap, Rpcb, universal_address
 from oncrpc.server import Limits, Server
@@ -68,6 +70,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--help", action="help", help="show this text")
     parser.add_argument("-d", dest="debug", action="store_true", help="stay in the foreground and say everything to stderr")
     parser.add_argument("-f", dest="foreground", action="store_true", help="stay in the foreground")
+    parser.add_argument("--log", dest="log_to", choices=FORMATS[1:], default="stderr", help="how the log looks in the foreground")
     parser.add_argument("-l", dest="log", action="store_true", help="log each registration")
     parser.add_argument("-h", dest="hosts", metavar="ADDR", type=address, action="append", default=[],
                         help="serve this address (and loopback) instead of all; may be repeated")
@@ -387,8 +390,7 @@ class _Syslog(logging.Handler):
 
 
 def set_up_logging(options: argparse.Namespace) -> None:
-    handlers: list[logging.Handler] = [logging.StreamHandler()]
-    handlers[0].setFormatter(logging.Formatter("portmap: %(message)s"))
+    handlers = [logformat.handler(options.log_to, "portmap", sys.stderr)]
     if not (options.debug or options.foreground):
         syslog.openlog("portmap", syslog.LOG_PID, syslog.LOG_DAEMON)
         handlers.append(_Syslog())
