@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None, *, worker: WorkerCommand | None = No
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         before, verb = split(words, VERBS)
+        if "--help" in verb and verb[0] != "share":  # which has a text of its own
+            print(USAGE)
+            return 0
         options = options_of(before)
         return _run_verb(options, before, verb) if verb else _run(options, worker)
     except UsageError as exc:
@@ -117,6 +120,9 @@ def serve(options: Options, worker: WorkerCommand | None = None) -> int:
 
 def _check(options: Options) -> None:
     """What can be seen to be wrong before anything is made.  Raises StartError, UsageError."""
+    stuck = capability.identity_is_stuck()
+    if stuck:
+        raise StartError(f"{stuck} missing: root needs it to run each call as its caller; an ordinary user does not")
     try:
         pwd.getpwnam(options.user or control_user())
     except KeyError:
