@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -80,6 +81,7 @@ def ask(directory: Path, place: Path, question: Callable[[Nfs3, bytes], tuple[in
 
 
 @pytest.mark.root
+@pytest.mark.skipif(not shutil.which("mkfs.xfs"), reason="needs mkfs.xfs")
 def test_handles_and_fsid_of_xfs_stand_when_the_disk_has_another_number(disks: Disks, tmp_path: Path) -> None:
     """xfs has the device number as f_fsid (statfs(2)), which another order of disks changes."""
     place, image, other = tmp_path / "mnt", disks.image("xfs", "mkfs.xfs", "-q"), disks.image("other")

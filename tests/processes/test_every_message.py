@@ -34,7 +34,7 @@ from nfssvc_shim.records import (
 from .conftest import wait_until
 
 LOCAL, ROOT = Address.of("127.0.0.1", 700), Cred(0, 0)
-INSIDE = (Nfssvc.SLOT, Nfssvc.STOP, Nfssvc.READY, Nfssvc.LISTEN, Nfssvc.RELAY)
+INSIDE = (Nfssvc.SLOT, Nfssvc.STOP, Nfssvc.READY, Nfssvc.LISTEN, Nfssvc.RELAY, Nfssvc.NEEDAUTH)
 EVERYONE = (Nfssvc.SRVSTATS, Nfssvc.USERCOUNT, Nfssvc.STATUS)
 EXAMPLES = int(os.environ.get("NFSSVC_FUZZ_EXAMPLES", "120"))
 
@@ -116,10 +116,10 @@ def state(request, start, directory):
 
 
 def test_every_message_of_an_administrator_is_answered_as_the_table_says(state):
-    """PROTOCOL.md, sections 4 and 6.  The server serves UDP, and ADDSOCK comes without its socket."""
+    """PROTOCOL.md, sections 4 and 6.  The server serves UDP; ADDSOCK comes without its socket, AUTHIN without a record."""
     nfsd, messages = state
     want = dict.fromkeys((flag.name for flag in messages), 0) | dict.fromkeys((flag.name for flag in INSIDE), errno.EINVAL)
-    assert outcomes(nfsd, messages) == want | {"ADDSOCK": errno.EBADF}
+    assert outcomes(nfsd, messages) == want | {"ADDSOCK": errno.EBADF, "AUTHIN": errno.EINVAL}
 
 
 @pytest.mark.root
