@@ -66,6 +66,7 @@ class Control:
         self.table: dict[int, Export] | None = exptab.load(EXPORTS_FD)
         self._encoded = -1, b""                 # generation, and the table of it
         self.n_workers: int = options.workers   # without lent slots
+        self._total = self.n_workers            # with them
         self.verbose: int = options.verbose
         self.addresses: list[str] = []
         self.traces = Traces(self)
@@ -158,6 +159,8 @@ class Control:
         self.calls.foreign_udp_to(slot)
         if self.mountd is not None:
             self.relay(slot, self.mountd)
+        if number >= self._total:  # no longer wanted when it was started: whom it was started for has gone
+            self._drain(slot)
 
     def _slot_alive(self, slot: Slot) -> None:
         self._arm_listeners()
@@ -181,6 +184,7 @@ class Control:
 
     def set_workers(self, total: int) -> None:
         """`total` slots, lent ones counted; those above are drained."""
+        self._total = total
         self.tell_master(Nfssvc.WORKERS, struct.pack(">I", total))
         for slot in list(self.slots.slots.values()):
             if slot.number >= total:
