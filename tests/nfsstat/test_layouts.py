@@ -207,7 +207,8 @@ class Terminal:
     def __init__(self, socket_path: Path, *words: str) -> None:
         self.fd, other = os.openpty()
         fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("4H", 40, 100, 0, 0))
-        env = os.environ | {"NFSSVC_SOCKET": str(socket_path), "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm"}
+        env = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}  # its own size counts
+        env |= {"NFSSVC_SOCKET": str(socket_path), "PYTHONPATH": str(Path(__file__).parents[2]), "TERM": "xterm"}
         self.process = subprocess.Popen([sys.executable, "-m", "nfsstat", "top", *words], stdin=other, stdout=other, stderr=other,
                                         env=env, start_new_session=True)
         self.settings = termios.tcgetattr(other)

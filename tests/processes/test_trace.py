@@ -41,8 +41,9 @@ class Trace:
         self.first = self.process.stderr.readline()
 
     def lines(self) -> list[str]:
-        self.out.seek(0)
-        return [line for line in self.out.read().splitlines(keepends=True) if line.endswith("\n")]
+        size = os.fstat(self.out.fileno()).st_size
+        text = os.pread(self.out.fileno(), size, 0).decode()  # seek(2) would move where the trace writes: they share the offset
+        return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
     def calls(self) -> list[dict]:
         return [call for call in map(json.loads, self.lines()) if "procedure" in call]
