@@ -1143,8 +1143,11 @@ static u64 ns_of(const struct timespec *t) { return (u64)t->tv_sec * 1000000000u
 
 /* Does what was found out about rights still hold?  While the ctime stands; and for a second also when only our own WRITEs moved it, or
  * a file that many users write would be asked about at each WRITE. */
-static int still_true(const struct verdict *v, const struct obj *b, u64 ctime)
+static int still_true(const struct verdict *v, const struct obj *b, const struct stat *st)
 {
+	u64 ctime = ns_of(&st->st_ctim);
+	if (v->mode != (u16)st->st_mode || v->uid != st->st_uid || v->gid != st->st_gid)
+		return 0;
 	if (v->ctime_ns == ctime && v->settled)
 		return 1;
 	return b->written_to == ctime && v->ctime_ns >= b->written_from && v->ctime_ns <= ctime && v->asked_s == W.now_s;
@@ -1157,8 +1160,9 @@ int may(struct call *c, i32 o, const struct stat *st, int want)
 	struct obj *b = &W.objs[o];
 	struct verdict *v = &W.verdicts[(b->serial * 0x9e3779b1u ^ id->serial * 0x85ebca6bu) >> 3 & (N_VERDICT - 1)];
 	u64 ctime = ns_of(&st->st_ctim);
-	if (v->obj_serial != b->serial || v->ident_serial != id->serial || !still_true(v, b, ctime))
-		*v = (struct verdict){ .obj_serial = b->serial, .ident_serial = id->serial, .ctime_ns = ctime, .asked_s = W.now_s };
+	if (v->obj_serial != b->serial || v->ident_serial != id->serial || !still_true(v, b, st))
+		*v = (struct verdict){ .obj_serial = b->serial, .ident_serial = id->serial, .ctime_ns = ctime, .asked_s = W.now_s,
+				       .uid = st->st_uid, .gid = st->st_gid, .mode = (u16)st->st_mode };
 	int missing = want & ~v->known;
 	if (missing) {
 		struct timespec now;
