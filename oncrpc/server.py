@@ -315,7 +315,8 @@ class Server:
         lib.rpc_kerb4(self.engine, -1 if handler is None else self.rows.index(handler))
 
     def resume(self, call: Call, row: int) -> None:
-        """Serves a detached call that waited, as `row` of the table; a mistake is answered SYSTEM_ERR."""
+        """Serves a detached call that waited, from now on as `row` of the table; a mistake is answered SYSTEM_ERR."""
+        call.row = row
         try:
             self.rows[row](call)
         except Exception:

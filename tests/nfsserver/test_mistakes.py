@@ -3,19 +3,23 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from nfssvc_shim.flags import Ex, Nx
+from nfssvc_shim.flags import Ex, Nfssvc, Nx
+from nfssvc_shim.records import AuthIn, Cred, pack_authin
+from oncrpc.xdr import Packer
 from tests.nfs3.test_drc import await_attached
 from tests.tools.nfs3 import ACCES, EXIST, JUKEBOX, Nfs3, Proc, pack_diropargs3, pack_opaque, pack_READ3args, unpack_result
-from tests.tools.rpc import SYSTEM_ERR, exchange, receive
+from tests.tools.rpc import SYSTEM_ERR, Auth, Call, exchange, receive, unpack_reply
 from tests.tools.worker import TREE, OneWorker, everyone, export_of
 
 EXPORT = 1
@@ -68,13 +72,14 @@ def test_a_call_that_raised_can_be_sent_again(base: Path) -> None:
 
 
 @contextmanager
-def slow_reads(worker: OneWorker, log: Path) -> Iterator[None]:
-    """While in it each pread64 of the worker takes SLOW_S longer."""
+def slowed(worker: OneWorker, log: Path, call: str, delay_s: float, *, refused: str = "") -> Iterator[None]:
+    """While in it each such system call of the worker takes so much longer; `refused` says EAGAIN."""
     strace = shutil.which("strace")
     if not strace:
         pytest.skip("strace is not installed")
-    command = [strace, "-f", "-o", str(log), "-e", "trace=pread64", "-e", f"inject=pread64:delay_enter={int(SLOW_S * 1e6)}",
-               "-p", str(worker.process.pid)]
+    command = [strace, "-f", "-o", str(log), "-e", f"trace={call},{refused or call}",
+               "-e", f"inject={call}:delay_enter={int(delay_s * 1e6)}",
+               *(["-e", f"inject={refused}:error=EAGAIN"] if refused else []), "-p", str(worker.process.pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
         try:
             await_attached(tracer, 1)
@@ -102,7 +107,7 @@ def test_read_that_waited_for_the_disk_is_not_answered_after_it_was_revoked(base
         nfs.read(fh).must()
         forget_pages(file)
         waits, quick = nfs.message(Proc.READ, pack_READ3args(fh, 0, 1000)), nfs.message(Proc.GETATTR, pack_opaque(fh))
-        with slow_reads(worker, base / "reads"):
+        with slowed(worker, base / "reads", "pread64", SLOW_S):
             nfs.transport.send(waits.pack())
             nfs.transport.send(quick.pack())
             receive(nfs.transport, quick.xid)   # so the READ is in the pool, or was answered
@@ -111,4 +116,64 @@ def test_read_that_waited_for_the_disk_is_not_answered_after_it_was_revoked(base
         if "pread64" not in (base / "reads").read_text():
             pytest.skip("the file system of the temporary directory keeps all in memory")
         assert res.status == JUKEBOX and nfs.read(fh).status == ACCES
+        nfs.close()
+
+
+WAIT_S = 0.5   # how long each look-up of a name takes on a disk that is busy
+
+
+def slow_names(worker: OneWorker, log: Path) -> AbstractContextManager[None]:
+    """While in it no name is in memory, and looking for one takes WAIT_S."""
+    return slowed(worker, log, "openat", WAIT_S, refused="openat2")
+
+
+@pytest.mark.root
+def test_a_name_that_was_found_under_the_old_table_is_not_shown_under_the_new_one(base: Path) -> None:
+    """A LOOKUP waits for the disk as root; meanwhile root is squashed, who may not search the directory."""
+    (base / "export" / "private").mkdir(mode=0o700)
+    for name in ("one", "two", "three"):
+        (base / "export" / "private" / name).touch()
+    with OneWorker(base / "server", [export_of(base / "export", EXPORT)]) as worker:
+        nfs = Nfs3(worker.tcp())
+        private = nfs.lookup(worker.root(EXPORT), b"private").must().h
+        waits, quick = nfs.message(Proc.LOOKUP, pack_diropargs3(private, b"two")), nfs.message(Proc.GETATTR, pack_opaque(private))
+        with slow_names(worker, base / "names"):
+            nfs.lookup(private, b"one").must()    # from here on the file system is slow
+            nfs.transport.send(waits.pack())
+            nfs.transport.send(quick.pack())
+            receive(nfs.transport, quick.xid)
+            worker.load([export_of(base / "export", EXPORT, Ex(0), everyone(Nx.MAPROOT))])
+            res = unpack_result(Proc.LOOKUP, receive(nfs.transport, waits.xid).body)
+        assert res.status in (ACCES, JUKEBOX) and nfs.lookup(private, b"three").status == ACCES
+        nfs.close()
+
+
+def with_ticket(message: Call) -> Call:
+    p = Packer()
+    p.pack_uint(0)
+    p.pack_opaque(b"ticket")
+    p.pack_uint(3600)
+    return replace(message, cred=Auth(4, bytes(p)), verf=Auth(4, struct.pack(">I", 0) + b"12 encrypted"))
+
+
+@pytest.mark.root
+def test_calls_with_tickets_that_wait_for_the_disk_stay_what_they_are(base: Path) -> None:
+    """A LOOKUP and a REMOVE wait at the same time: one is answered, the other removes, and each its own name."""
+    for name in ("first", "looked", "removed"):
+        (base / "export" / name).touch()
+    with OneWorker(base / "server", [export_of(base / "export", EXPORT)]) as worker:
+        nfs, root = Nfs3(worker.tcp()), worker.root(EXPORT)
+        worker.ask(Nfssvc.AUTHIN, struct.pack(">I", 1))
+        calls = [with_ticket(nfs.message(proc, pack_diropargs3(root, name)))
+                 for proc, name in ((Proc.LOOKUP, b"looked"), (Proc.REMOVE, b"removed"))]
+        with slow_names(worker, base / "names"):
+            nfs.lookup(root, b"first").must()
+            for call in calls:
+                nfs.transport.send(call.pack())
+            questions = [worker.channel.recv()[0] for _ in calls]
+            for question in questions:
+                worker.channel.reply(question, pack_authin(AuthIn(0, True, Cred(0, 0))))
+            replies = [unpack_reply(nfs.transport.recv()) for _ in calls]
+        assert sorted(os.listdir(base / "export")) == ["first", "looked"]
+        assert all(reply.ok for reply in replies)
         nfs.close()
