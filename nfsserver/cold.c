@@ -108,8 +108,9 @@ int wait_for_name(struct call *c, i32 dir, const char *name, int keep)
 	return wait_for(c, (const u8 *)(uintptr_t)c->word[2], j);
 }
 
-/* What a thread opened for the row that runs now: a descriptor, -errno, or NOT_OPENED when it opened nothing. */
-static struct { const struct call *c; int fd; } opened;
+/* What a thread opened for the row that runs now: a descriptor, -errno, or NOT_OPENED when it opened nothing; and under which export
+ * table.  Under another one the caller may have become somebody else, who opens it himself. */
+static struct { const struct call *c; int fd; u32 generation; } opened;
 
 /* The row is over; nobody came for it. */
 void vn_opened_drop(void)
@@ -119,16 +120,22 @@ void vn_opened_drop(void)
 	opened.c = NULL;
 }
 
-void opened_put(const struct call *c, int fd)
+void opened_put(const struct call *c, int fd, u32 generation)
 {
+	vn_opened_drop();
 	opened.c = c;
 	opened.fd = fd;
+	opened.generation = generation;
 }
 
 int opened_take(const struct call *c)
 {
 	if (opened.c != c)
 		return NOT_OPENED;
+	if (opened.generation != W.generation) {
+		vn_opened_drop();
+		return NOT_OPENED;
+	}
 	opened.c = NULL;
 	return opened.fd;
 }

@@ -396,8 +396,11 @@ int pool_write(struct call *d, int fd, const struct write *w)
 {
 	const struct obj *b = &W.objs[d->obj];
 	struct job *j = job_as(JOB_WRITE, b->fs, fd, &W.idents[d->ident]);
-	if (!j)
-		return V_DROP;
+	if (!j) {
+		drc_forget(d);
+		d->eng->drop(d);
+		return V_PENDING;
+	}
 	j->w = *w;
 	j->ch.dir = d->obj;
 	j->dev = W.fs[b->fs].dev;
@@ -452,7 +455,7 @@ static int opened_for(struct call *c, const struct job *j)
 	if (!j->keep && fd >= 0)
 		close(fd);
 	if (j->keep)
-		opened_put(c, fd >= 0 ? fd : -j->err);
+		opened_put(c, fd >= 0 ? fd : -j->err, j->generation);
 	if (j->kind == JOB_OPEN)
 		close(j->fd);
 	return V_AGAIN;

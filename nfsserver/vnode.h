@@ -319,7 +319,7 @@ void cold_begin(const struct call *c, i32 fs);
 void cold_end(const struct call *c, u64 now_ns);
 int wait_for_handle(struct call *c, i32 fs, u32 type, const u8 *bytes, u32 n);
 int wait_for_name(struct call *c, i32 dir, const char *name, int keep);
-void opened_put(const struct call *c, int fd);
+void opened_put(const struct call *c, int fd, u32 generation);
 int opened_take(const struct call *c);
 void vn_opened_drop(void);
 

@@ -166,8 +166,10 @@ class Worker:
         """A detached call that a pool thread is done with."""
         status = lib.vn_done(call)
         if status == lib.V_AGAIN:
-            self._waiting[call.row](call)
-            lib.vn_opened_drop()
+            try:
+                self._waiting[call.row](call)
+            finally:
+                lib.vn_opened_drop()
         elif status > 0:
             lib.vn_fail(call, status)
         elif status == lib.V_DROP:
