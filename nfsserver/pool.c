@@ -3,8 +3,9 @@
  * Jobs: a READ that the page cache cannot answer; fsync for COMMIT, stable WRITEs and metadata; on a slow file system (cold.c) WRITE,
  * and opening what a handle or a name stands for.  A job belongs to a detached call; the thread fills it and hands it to the RPC
  * bridge's completion queue, from which the loop ends it with vn_done().  Group commit: what a batch of calls wants to have synced goes
- * to the threads at its end, one of them takes all that waits, and does one fsync for each descriptor among it.  One thread at a time writes a file.  At most a third of the threads sync, and as many
- * write, so that reads go on while a disk flushes.  Threads use descriptors that are pinned (obj.pins), the shared locks, and of W
+ * to the threads at its end, one of them takes all that waits for one file system, and does one fsync for each descriptor among it.  At
+ * most a third of the threads sync one file system, and half of them any, so that a disk that is slow keeps only its own callers
+ * waiting.  One thread at a time writes a file, and at most a third of all write, so that reads go on.  Threads use descriptors that are pinned (obj.pins), the shared locks, and of W
  * what never changes. */
 #include "vnode.h"
 #include <signal.h>
@@ -12,6 +13,7 @@
 enum { JOB_READ, JOB_FSYNC, JOB_FDATASYNC, JOB_FLUSH, JOB_SYNCFS, JOB_WRITE, JOB_OPEN, JOB_NAME };
 
 #define MAX_WRITERS 8    /* threads that write at a time, at the most */
+#define MAX_SYNCERS 8    /* ... that sync */
 
 struct job {
 	struct job *next;
@@ -42,6 +44,7 @@ struct queue { struct job *head, **tail; };
 static struct queue reads, syncs, writes;
 static struct queue gathered;    /* the loop's: syncs of this batch */
 static int written[MAX_WRITERS]; /* descriptors that a thread is writing to */
+static i32 synced[MAX_SYNCERS];  /* file systems that a thread is syncing */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
 static int n_threads, syncing, writing;
@@ -77,6 +80,31 @@ static struct job *take_write(void)
 			break;
 	}
 	return take_at(&writes, place);
+}
+
+/* All syncs of one file system, of the first that may have one more thread.  NULL: none may. */
+static struct job *take_syncs(void)
+{
+	struct job **place = &syncs.head, *list = NULL, **end = &list;
+	if (syncing >= (n_threads + 1) / 2 || syncing >= MAX_SYNCERS)
+		return NULL;
+	for (; *place; place = &(*place)->next) {
+		int busy = 0;
+		for (int i = 0; i < syncing; i++)
+			busy += synced[i] == (*place)->fs;
+		if (busy < (n_threads + 2) / 3)
+			break;
+	}
+	for (i32 fs = *place ? (*place)->fs : -1; *place;) {
+		if ((*place)->fs != fs) {
+			place = &(*place)->next;
+			continue;
+		}
+		*end = take_at(&syncs, place);
+		end = &(*end)->next;
+	}
+	*end = NULL;
+	return list;
 }
 
 /* Data may have been lost that clients were told we hold: they must write it again. */
@@ -227,6 +255,23 @@ static void write_one(struct job *j)
 	}
 }
 
+/* The lock is held, and held again at the end.  list: of one file system, whose calls are another's once they are complete. */
+static void sync_all(struct job *list)
+{
+	int place = syncing++;
+	i32 fs = synced[place] = list->fs;
+	if (syncs.head) /* of another file system */
+		pthread_cond_signal(&work);
+	pthread_mutex_unlock(&lock);
+	do_syncs(list);
+	pthread_mutex_lock(&lock);
+	for (place = 0; synced[place] != fs; place++)
+		;
+	synced[place] = synced[--syncing];
+	if (syncs.head) /* what had to wait for this */
+		pthread_cond_signal(&work);
+}
+
 static void *thread(void *unused)
 {
 	(void)unused;
@@ -239,15 +284,8 @@ static void *thread(void *unused)
 			pthread_mutex_lock(&lock);
 		} else if ((j = take_write())) {
 			write_one(j);
-		} else if (syncs.head && syncing < (n_threads + 2) / 3) {
-			j = syncs.head;
-			syncs.head = NULL;
-			syncs.tail = &syncs.head;
-			syncing++;
-			pthread_mutex_unlock(&lock);
-			do_syncs(j);
-			pthread_mutex_lock(&lock);
-			syncing--;
+		} else if ((j = take_syncs())) {
+			sync_all(j);
 		} else {
 			pthread_cond_wait(&work, &lock);
 		}
@@ -328,7 +366,8 @@ static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 cou
 		c->eng->drop(c);
 		return V_PENDING;
 	}
-	*j = (struct job){ .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count, .generation = W.generation };
+	*j = (struct job){ .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count, .generation = W.generation,
+			     .fs = c->obj >= 0 ? W.objs[c->obj].fs : -1 };
 	if (st)
 		j->st = *st;
 	return submit_job(c, j);

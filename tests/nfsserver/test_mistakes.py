@@ -72,14 +72,16 @@ def test_a_call_that_raised_can_be_sent_again(base: Path) -> None:
 
 
 @contextmanager
-def slowed(worker: OneWorker, log: Path, call: str, delay_s: float, *, refused: str = "") -> Iterator[None]:
-    """While in it each such system call of the worker takes so much longer; `refused` says EAGAIN."""
+def slowed(worker: OneWorker, log: Path, call: str, delay_s: float, *, refused: str = "",
+           path: Path | None = None) -> Iterator[None]:
+    """While in it each such system call of the worker (on `path` alone) takes so much longer; `refused` says EAGAIN."""
     strace = shutil.which("strace")
     if not strace:
         pytest.skip("strace is not installed")
     command = [strace, "-f", "-o", str(log), "-e", f"trace={call},{refused or call}",
                "-e", f"inject={call}:delay_enter={int(delay_s * 1e6)}",
-               *(["-e", f"inject={refused}:error=EAGAIN"] if refused else []), "-p", str(worker.process.pid)]
+               *(["-e", f"inject={refused}:error=EAGAIN"] if refused else []), *(["-P", str(path)] if path else []),
+               "-p", str(worker.process.pid)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
         try:
             await_attached(tracer, 1)
