@@ -159,7 +159,7 @@ class Control:
         self.calls.foreign_udp_to(slot)
         if self.mountd is not None:
             self.relay(slot, self.mountd)
-        if number >= self._total:  # no longer wanted when it was started: whom it was started for has gone
+        if number >= self._total or self.stopping:  # no longer wanted when it was started
             self._drain(slot)
 
     def _slot_alive(self, slot: Slot) -> None:

@@ -5,9 +5,11 @@ import os
 import select
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -16,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from nfssvc_shim.call import nfssvc
+from nfssvc_shim.channel import Channel, Message
 from nfssvc_shim.flags import Nfssvc
 from nfssvc_shim.records import AuthIn, Cred, pack_authin
 from oncrpc.xdr import Packer, Unpacker
@@ -24,6 +27,7 @@ from tests.tools.rpc import AUTH_BADVERF, AUTH_REJECTEDCRED, AUTH_TOOWEAK, Auth,
 from tests.tools.servers import TREE, ServerSet, wait_until
 
 DEADLINE_S = 20.0
+START_S = 1.0     # the last of the workers that nobody wants is there by then
 KERB4, FULLNAME, NICKNAME = 4, 0, 1
 VERF = Auth(KERB4, struct.pack(">I", FULLNAME) + b"12 encrypted")
 SHIM = TREE / "nfssvc_shim"
@@ -197,6 +201,17 @@ def test_the_end_of_the_server_ends_the_daemon(base: Path, tmp_path: Path) -> No
         assert nfsd.wait_line() == "ended"
         assert nfsd.process.wait(DEADLINE_S) == 0
         nfsd.close()
+
+
+def test_a_slot_that_was_lent_for_a_moment_goes_again(server: ServerSet) -> None:
+    """Who hangs up while the worker for its slot is being started leaves none behind."""
+    for _ in range(10):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(str(server.socket))
+            Channel(sock).send(Message(Nfssvc.NFSD, 1))
+    time.sleep(START_S)
+    wait_until(lambda: server.status()["lent"] == 0 and len(server.status()["slots"]) == 2, deadline_s=DEADLINE_S,
+               what="the lent slots are gone")
 
 
 def test_an_answer_to_no_question_is_einval(server: ServerSet) -> None:
