@@ -337,6 +337,7 @@ class Worker:
         lib.exp_commit(args.generation)
         self.table = Table(tuple(served), args.generation)
         self._server.stop_reading(False)
+        rpc.rpc_flush(self._server.engine)  # in the middle of a batch: what the old table allowed is not answered later
         self._channel.reply(msg, bytes(failed))
 
     @staticmethod

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -19,7 +21,7 @@ from nfssvc_shim.records import AuthIn, Cred, pack_authin
 from oncrpc.xdr import Packer
 from tests.nfs3.test_drc import await_attached
 from tests.tools.nfs3 import ACCES, EXIST, JUKEBOX, Nfs3, Proc, pack_diropargs3, pack_opaque, pack_READ3args, unpack_result
-from tests.tools.rpc import SYSTEM_ERR, Auth, Call, exchange, receive, unpack_reply
+from tests.tools.rpc import LAST_FRAGMENT, SYSTEM_ERR, Auth, Call, exchange, receive, unpack_reply
 from tests.tools.worker import TREE, OneWorker, everyone, export_of
 
 EXPORT = 1
@@ -147,6 +149,26 @@ def test_a_name_that_was_found_under_the_old_table_is_not_shown_under_the_new_on
             worker.load([export_of(base / "export", EXPORT, Ex(0), everyone(Nx.MAPROOT))])
             res = unpack_result(Proc.LOOKUP, receive(nfs.transport, waits.xid).body)
         assert res.status in (ACCES, JUKEBOX) and nfs.lookup(private, b"three").status == ACCES
+        nfs.close()
+
+
+@pytest.mark.root
+def test_answers_under_the_old_table_leave_before_the_new_one_is_acknowledged(base: Path) -> None:
+    """Three calls of one batch: the table changes while the second waits for the disk, the third takes the new one."""
+    with OneWorker(base / "server", [export_of(base / "export", EXPORT)]) as worker:
+        transport, root = worker.tcp(), worker.root(EXPORT)
+        nfs = Nfs3(transport)
+        nfs.getattr(root).must()
+        calls = [nfs.message(Proc.GETATTR, pack_opaque(root)), nfs.message(Proc.MKDIR, pack_diropargs3(root, b"new") + bytes(24)),
+                 nfs.message(Proc.GETATTR, pack_opaque(root))]
+        with slowed(worker, base / "sends", "mkdirat,sendto", SLOW_S):
+            transport.raw(b"".join(struct.pack(">I", LAST_FRAGMENT | len(call.pack())) + call.pack() for call in calls))
+            time.sleep(SLOW_S / 4)
+            worker.load([export_of(base / "export", EXPORT, Ex(0), everyone(Nx.DENY))])
+            answered, _, _ = select.select([transport.sock], [], [], 0)
+            reply = unpack_reply(transport.recv())
+        assert (reply.xid, unpack_result(Proc.GETATTR, reply.body).status) == (calls[0].xid, 0)
+        assert answered, "who was told that the new table is in force saw an answer under the old one afterwards"
         nfs.close()
 
 
