@@ -12,7 +12,8 @@ typedef uint8_t u8; typedef uint16_t u16; typedef uint32_t u32; typedef int32_t 
 
 struct rpc_cred { u32 serial; u16 flavor; u16 ngids; u32 uid, gid; u32 gids[16]; };
 struct rpc_peer { u32 serial; u32 family; u8 addr[16]; u32 scope; };
-struct rpc_engine { struct rpc_cred *creds; struct rpc_peer *peers; ...; };
+struct call;
+struct rpc_engine { struct rpc_cred *creds; struct rpc_peer *peers; int (*room)(struct call *, size_t); ...; };
 struct call {
     u32 xid, prog, vers, proc;
     u32 row;

@@ -150,6 +150,7 @@ struct detached {
 	struct call call;
 	struct slot slot;
 	struct buf *args, *reply;
+	size_t room;              /* of the reply, in charged */
 	u64 charged;
 	u32 place;                /* 1 + where it stands in finished[] */
 	struct detached *next;
@@ -1365,11 +1366,11 @@ static void deny_rpcvers(struct call *c)
 /* A finished call goes to a thread once more: it keeps its arguments, and its reply buffer grows.  NULL: over the budget. */
 static struct call *detach_again(struct engine *e, struct detached *d, size_t room)
 {
-	size_t need = room + RPC_HEADER, had = d->reply->cap;
-	u64 more = need > had ? need - had : 0;
+	size_t more = room > d->room ? room - d->room : 0;
 	struct conn *conn = find(e, d->call.conn, d->call.conn_gen);
 	if (e->count.detached_bytes + more > e->lim.detached_budget || op_room(&d->call, room))
 		return NULL;
+	d->room += more;
 	d->charged += more;
 	e->count.detached_bytes += more;
 	if (conn)
@@ -1396,6 +1397,7 @@ static struct call *op_detach(struct call *c, size_t room)
 	if (!d)
 		return NULL;
 	d->args = NULL;
+	d->room = room;
 	d->next = NULL;
 	bool take = s->own && c->arg >= s->own->data && c->end <= s->own->data + s->own->cap; /* else they were rewritten elsewhere */
 	if (!(d->reply = buf_new(e, room + RPC_HEADER)) || (!take && !(d->args = buf_new(e, n_args ? n_args : 1)))) {

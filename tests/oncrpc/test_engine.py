@@ -14,9 +14,11 @@ import time
 from collections.abc import Callable
 
 import pytest
+from oncrpc._rpc import lib
 
 from oncrpc.message import pack_relay, unpack_relay_reply
 from oncrpc.server import NULL, Limits, Procedure, Program, Request, Server
+from oncrpc.server import Call as RawCall
 from oncrpc.xdr import Unpacker
 
 from ..tools.rpc import (
@@ -432,6 +434,29 @@ def test_too_many_waiting_calls_get_system_err(small: Small) -> None:
         replies.append(unpack_reply(transport.recv()).accept_stat)
     assert replies == [SYSTEM_ERR] * 5
     transport.close()
+
+
+def test_room_that_a_waiting_call_took_counts_when_it_waits_again() -> None:
+    """A READ opens its reply before it goes to a thread; had it waited for its file, that is the room of a detached call."""
+    counted = []
+
+    def row(call: RawCall) -> None:
+        waiting = lib.rpc_detach(call, 16)
+        assert waiting.eng.room(waiting, 1 << 20) == 0 and lib.rpc_detach(waiting, 1 << 20) == waiting
+        counted.append(server.counters()["detached_bytes"])
+        lib.rpc_deny(waiting, SYSTEM_ERR)
+
+    server = Server([Program(PROG, {3: [NULL, Procedure("READ", raw=row)]})], limits=Limits())
+    ours, theirs = socket.socketpair()
+    server.connection(theirs)
+    message = Call(PROG, 3, 1, b"abcd").pack()
+    ours.sendall(mark(len(message)) + message)
+    while not counted:
+        server.turn(1000)
+    assert counted[0] >= 1 << 20
+    assert server.counters()["detached_bytes"] == 0
+    server.free()
+    ours.close()
 
 
 def test_mistake_of_ours_is_system_err_and_counted(small: Small) -> None:
