@@ -170,7 +170,7 @@ void obj_close_data(i32 o)
 	if (b->wfd >= 0) {
 		W.row[S_FDS_WRITE]--;
 		if (b->dirty)
-			pool_flush(b->wfd);
+			pool_flush(b->wfd, b->fs);
 		else
 			close(b->wfd);
 	}

@@ -5,7 +5,7 @@
  * bridge's completion queue, from which the loop ends it with vn_done().  Group commit: what a batch of calls wants to have synced goes
  * to the threads at its end, one of them takes all that waits for one file system, and does one fsync for each descriptor among it.  At
  * most a third of the threads sync one file system, and half of them any, so that a disk that is slow keeps only its own callers
- * waiting.  One thread at a time writes a file, and at most a third of all write, so that reads go on.  Threads use descriptors that are pinned (obj.pins), the shared locks, and of W
+ * waiting; for the same reason one file system never has all threads.  One thread at a time writes a file, and at most a third of all write, so that reads go on.  Threads use descriptors that are pinned (obj.pins), the shared locks, and of W
  * what never changes. */
 #include "vnode.h"
 #include <signal.h>
@@ -14,6 +14,7 @@ enum { JOB_READ, JOB_FSYNC, JOB_FDATASYNC, JOB_FLUSH, JOB_SYNCFS, JOB_WRITE, JOB
 
 #define MAX_WRITERS 8    /* threads that write at a time, at the most */
 #define MAX_SYNCERS 8    /* ... that sync */
+#define OTHERS 2         /* threads that are left when one file system has as many as it may */
 
 struct job {
 	struct job *next;
@@ -45,6 +46,7 @@ static struct queue reads, syncs, writes;
 static struct queue gathered;    /* the loop's: syncs of this batch */
 static int written[MAX_WRITERS]; /* descriptors that a thread is writing to */
 static i32 synced[MAX_SYNCERS];  /* file systems that a thread is syncing */
+static int busy[N_FS];           /* threads that each file system has now */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t work = PTHREAD_COND_INITIALIZER;
 static int n_threads, syncing, writing;
@@ -66,6 +68,17 @@ static struct job *take_at(struct queue *q, struct job **place)
 	return j;
 }
 
+/* May its file system have one more thread? */
+static int has_thread(const struct job *j) { return busy[j->fs] + OTHERS < n_threads || n_threads <= OTHERS; }
+
+static struct job *take_read(void)
+{
+	struct job **place = &reads.head;
+	while (*place && !has_thread(*place))
+		place = &(*place)->next;
+	return take_at(&reads, place);
+}
+
 /* The first of a file that nobody else writes to. */
 static struct job *take_write(void)
 {
@@ -73,10 +86,10 @@ static struct job *take_write(void)
 	if (writing >= (n_threads + 2) / 3 || writing >= MAX_WRITERS)
 		return NULL;
 	for (; *place; place = &(*place)->next) {
-		int busy = 0;
+		int taken = !has_thread(*place);
 		for (int i = 0; i < writing; i++)
-			busy |= written[i] == (*place)->fd;
-		if (!busy)
+			taken |= written[i] == (*place)->fd;
+		if (!taken)
 			break;
 	}
 	return take_at(&writes, place);
@@ -89,10 +102,10 @@ static struct job *take_syncs(void)
 	if (syncing >= (n_threads + 1) / 2 || syncing >= MAX_SYNCERS)
 		return NULL;
 	for (; *place; place = &(*place)->next) {
-		int busy = 0;
+		int n = 0;
 		for (int i = 0; i < syncing; i++)
-			busy += synced[i] == (*place)->fs;
-		if (busy < (n_threads + 2) / 3)
+			n += synced[i] == (*place)->fs;
+		if (n < (n_threads + 2) / 3 && has_thread(*place))
 			break;
 	}
 	for (i32 fs = *place ? (*place)->fs : -1; *place;) {
@@ -260,15 +273,31 @@ static void sync_all(struct job *list)
 {
 	int place = syncing++;
 	i32 fs = synced[place] = list->fs;
-	if (syncs.head) /* of another file system */
-		pthread_cond_signal(&work);
 	pthread_mutex_unlock(&lock);
 	do_syncs(list);
 	pthread_mutex_lock(&lock);
 	for (place = 0; synced[place] != fs; place++)
 		;
 	synced[place] = synced[--syncing];
-	if (syncs.head) /* what had to wait for this */
+}
+
+static void quick_one(struct job *j)
+{
+	pthread_mutex_unlock(&lock);
+	do_quick(j);
+	pthread_mutex_lock(&lock);
+}
+
+/* A thread does this for a file system.  Others may do now what had to wait, before and after: there is no signal for that else. */
+static void serve(struct job *j, void do_one(struct job *))
+{
+	i32 fs = j->fs;
+	busy[fs]++;
+	if (syncs.head)
+		pthread_cond_signal(&work);
+	do_one(j);
+	busy[fs]--;
+	if (reads.head || writes.head || syncs.head)
 		pthread_cond_signal(&work);
 }
 
@@ -278,17 +307,14 @@ static void *thread(void *unused)
 	pthread_mutex_lock(&lock);
 	for (;;) {
 		struct job *j;
-		if ((j = take_at(&reads, &reads.head))) {
-			pthread_mutex_unlock(&lock);
-			do_quick(j);
-			pthread_mutex_lock(&lock);
-		} else if ((j = take_write())) {
-			write_one(j);
-		} else if ((j = take_syncs())) {
-			sync_all(j);
-		} else {
+		if ((j = take_read()))
+			serve(j, quick_one);
+		else if ((j = take_write()))
+			serve(j, write_one);
+		else if ((j = take_syncs()))
+			serve(j, sync_all);
+		else
 			pthread_cond_wait(&work, &lock);
-		}
 	}
 	return NULL;
 }
@@ -367,7 +393,7 @@ static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 cou
 		return V_PENDING;
 	}
 	*j = (struct job){ .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count, .generation = W.generation,
-			     .fs = c->obj >= 0 ? W.objs[c->obj].fs : -1 };
+			     .fs = W.objs[c->obj].fs };
 	if (st)
 		j->st = *st;
 	return submit_job(c, j);
@@ -447,8 +473,8 @@ int pool_write(struct call *d, int fd, const struct write *w)
 	return submit_job(d, j);
 }
 
-/* Takes the descriptor of a file with unstable data: fdatasync, then close. */
-void pool_flush(int fd)
+/* Takes the descriptor of a file with unstable data on `fs`: fdatasync, then close. */
+void pool_flush(int fd, i32 fs)
 {
 	struct job *j = malloc(sizeof *j);
 	if (!j || !n_threads) {
@@ -463,7 +489,7 @@ void pool_flush(int fd)
 		do_flush(j);
 		return;
 	}
-	*j = (struct job){ .kind = JOB_FLUSH, .fd = fd };
+	*j = (struct job){ .kind = JOB_FLUSH, .fd = fd, .fs = fs };
 	hand_over(&reads, j);
 }
 

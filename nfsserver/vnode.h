@@ -335,7 +335,7 @@ void pool_kick(void);
 int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st);
 int pool_sync(struct call *d, int fd, int datasync);
 int pool_sync_more(struct call *d, int fd, int fd2, int whole);
-void pool_flush(int fd);
+void pool_flush(int fd, i32 fs);
 void verifier_change(void);
 
 /* drc.c */
