@@ -42,6 +42,7 @@ def test_four_connections_of_one_client_use_four_workers(server: ServerSet) -> N
 def test_new_connection_goes_to_the_least_loaded_worker(server: ServerSet) -> None:
     """Where connections ended there is room for the next ones."""
     with ExitStack() as stack:
+        settle(server, [0, 0, 0, 0])  # who asked whether the server is there has gone
         clients = [stack.enter_context(closing(server.client(CRED))) for _ in range(12)]
         settle(server, [3, 3, 3, 3])
         for client in clients[:5]:
