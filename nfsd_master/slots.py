@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from nfssvc_shim.channel import Channel, Message, ProtocolError
 from nfssvc_shim.flags import Nfssvc
-from nfssvc_shim.state import S_CONNECTIONS, S_HEARTBEAT, S_PID, State
+from nfssvc_shim.state import S_CONNECTIONS, S_HEARTBEAT, S_PID, S_TCPCONN, State
 
 from . import log
 from .loop import Loop
@@ -51,6 +51,8 @@ class Slot:
     alive: bool = False
     draining: bool = False
     handing: int = 0                     # connections handed over and not yet acknowledged
+    handed: int = 0                      # connections handed over, but for those that it refused
+    taken_before: int = 0                # by its predecessors, or from ours
     serial: int = field(default_factory=lambda: random.getrandbits(31))
     requests: dict[int, _Request] = field(default_factory=dict)
     queue: deque[tuple[Message, list[int]]] = field(default_factory=deque)
@@ -77,6 +79,7 @@ class Slots:
             self._gone(old)
         slot.channel.sock.setblocking(False)
         self.slots[slot.number] = slot
+        slot.taken_before = self._state.slot(slot.number)[S_TCPCONN]
         self._loop.watch(slot.channel.fileno(), lambda: self._read(slot))
 
     def _gone(self, slot: Slot) -> None:
@@ -94,9 +97,11 @@ class Slots:
     # ---- choosing
 
     def load(self, slot: Slot) -> int:
-        """Open connections: what the worker counts, and what was handed over and is not counted yet."""
+        """Open connections: what the worker counts, and what was handed over and is not counted yet.  Its acknowledgement
+        comes later than its count; by that one would be counted twice, and the next go elsewhere."""
         row = self._state.slot(slot.number)
-        return (row[S_CONNECTIONS] if row[S_PID] == slot.pid else 0) + slot.handing
+        on_the_way = max(0, slot.handed - (row[S_TCPCONN] - slot.taken_before))
+        return (row[S_CONNECTIONS] if row[S_PID] == slot.pid else 0) + on_the_way
 
     def least_loaded(self) -> Slot | None:
         """None: nobody can take one now."""
@@ -185,11 +190,14 @@ class Slots:
     def hand_over(self, slot: Slot, sock: socket.socket, body: bytes) -> None:
         """A connected socket to `slot`; ours is closed once it is sent."""
         slot.handing += 1
+        slot.handed += 1
 
         def done(msg: Message | None, fds: list[int]) -> None:
             slot.handing -= 1
             for fd in fds:
                 os.close(fd)
+            if msg is None or msg.errno:
+                slot.handed -= 1
             if msg is not None and msg.errno:
                 log.logger.warning("worker %d refused a connection: %s", slot.number, os.strerror(msg.errno))
 

@@ -314,6 +314,7 @@ class Worker:
             self._server.connection(sock)
             self._tcp_connections += 1
             self._row[state.S_CONNECTIONS] = self._server.counters()["conns"]
+            self._row[state.S_TCPCONN] = self._left[state.S_TCPCONN] + self._tcp_connections
         else:
             sock.close()
             raise OSError(errno.EINVAL, f"ADDSOCK of a socket of type {kind}")
