@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from nfssvc_shim.channel import BY_MEMFD, MAGIC, VERSION, Channel, Message
 from nfssvc_shim.flags import Nfssvc
 from nfssvc_shim.records import unpack_export_args, unpack_nfsd_args
-from nfssvc_shim.state import S_CONNECTIONS, S_GENERATION, S_HEARTBEAT, S_INCARNATION, S_PID, State
+from nfssvc_shim.state import S_CONNECTIONS, S_GENERATION, S_HEARTBEAT, S_INCARNATION, S_PID, S_TCPCONN, State
 
 
 def oversize() -> int:
@@ -102,6 +102,7 @@ class Worker:
                 self.udp.append(sock)
             else:
                 self.row[S_CONNECTIONS] += 1
+                self.row[S_TCPCONN] += 1
             self.selector.register(sock, selectors.EVENT_READ)
         elif msg.flag == Nfssvc.EXPORT:
             self.row[S_GENERATION] = unpack_export_args(msg.body).generation
