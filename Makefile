@@ -80,7 +80,7 @@ man:
 PROGRAMS = nfsd mountd portmap unfsd nfsstat showmount rpcinfo
 install: install-lib install-programs
 	install -d $(DESTDIR)$(PREFIX)/etc/rc.d $(DESTDIR)$(PREFIX)/lib/systemd/system $(DESTDIR)$(PREFIX)/lib/systemd/user
-	install -m 755 rc.d/portmap rc.d/mountd rc.d/nfsd rc.d/rcorder rc.d/rc $(DESTDIR)$(PREFIX)/etc/rc.d/
+	install -m 755 rc.d/portmap rc.d/mountd rc.d/nfsd rc.d/statd rc.d/lockd rc.d/rcorder rc.d/rc $(DESTDIR)$(PREFIX)/etc/rc.d/
 	sed -i 's|/usr/local/bin/|$(PREFIX)/bin/|' $(addprefix $(DESTDIR)$(PREFIX)/etc/rc.d/,portmap mountd nfsd)
 	install -m 644 rc.d/rc.subr $(DESTDIR)$(PREFIX)/etc/rc.d/
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
@@ -116,7 +116,7 @@ uninstall:
 		$(DESTDIR)$(PREFIX)/lib/pkgconfig/libnfssvc.pc $(DESTDIR)$(PREFIX)/include/nfssvc.h
 	rm -rf $(DESTDIR)$(PREFIX)/lib/nfssvc
 	for f in $(PROGRAMS); do rm -f $(DESTDIR)$(PREFIX)/bin/$$f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$f; done
-	for f in portmap mountd nfsd rc.subr rcorder rc; do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$f; done
+	for f in portmap mountd nfsd statd lockd rc.subr rcorder rc; do rm -f $(DESTDIR)$(PREFIX)/etc/rc.d/$$f; done
 	for f in nfsd.service nfsd.socket mountd.service portmap.service; do rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/$$f; done
 	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/user/unfsd.service $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_nfssvc
 	for page in man/*.[1-8]; do rm -f $(DESTDIR)$(PREFIX)/share/man/man$${page##*.}/$${page#man/}; done

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 RC = Path(__file__).parents[2] / "rc.d"
-NAMES = ("portmap", "mountd", "nfsd")
+NAMES = ("portmap", "mountd", "nfsd", "statd", "lockd")
 CONF = 'portmap_enable=YES\nmountd_enable="yes"\nnfs_server_enable=YES\nnfs_server_flags="-t -u -n 4"\n' \
     "mountd_flags=--no-portmap\n"
 
@@ -96,6 +96,24 @@ def test_all_start_in_the_order_of_their_require_lines_and_stop_in_reverse(rc: R
     assert [line for line in rc.log() if "stopped" in line] == ["nfsd stopped", "mountd stopped", "portmap stopped"]
     assert not any(rc.pidfile(name).exists() for name in NAMES)
     assert rc.run("rc", "status").returncode == 1
+
+
+def test_statd_and_lockd_come_last_where_a_machine_has_them(rc: Rc) -> None:
+    """They tell clients to reclaim their locks, and the server has to answer then."""
+    rc.configure(CONF + f"rpc_statd_enable=YES\nrpc_statd_flags='-i {rc.pidfile('statd')}'\n"
+                 f"rpc_lockd_enable=YES\nrpc_lockd_flags='-i {rc.pidfile('lockd')}'\n")
+    assert rc.run("rc", "start").returncode == 0
+    assert [line.split()[0] for line in rc.log()] == list(NAMES)
+    assert rc.run("rc", "stop").returncode == 0
+    assert [line.split()[0] for line in rc.log() if "stopped" in line] == list(reversed(NAMES))
+
+
+def test_lockd_that_is_not_there_is_told_in_one_line(rc: Rc) -> None:
+    (rc.root / "bin" / "lockd").unlink()
+    ran = rc.run("lockd", "onestart")
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(f"lockd: WARNING: {rc.root}/bin/lockd is not there: clients mount with nolock")
+    assert ran.stderr.count("\n") == 1
 
 
 def test_rcorder_sorts_whatever_order_was_given(rc: Rc) -> None:
