@@ -4,9 +4,10 @@
  * and opening what a handle or a name stands for.  A job belongs to a detached call; the thread fills it and hands it to the RPC
  * bridge's completion queue, from which the loop ends it with vn_done().  Group commit: what a batch of calls wants to have synced goes
  * to the threads at its end, one of them takes all that waits for one file system, and does one fsync for each descriptor among it.  At
- * most a third of the threads sync one file system, and half of them any, so that a disk that is slow keeps only its own callers
- * waiting; for the same reason one file system never has all threads.  One thread at a time writes a file, and at most a third of all write, so that reads go on.  Threads use descriptors that are pinned (obj.pins), the shared locks, and of W
- * what never changes. */
+ * most a quarter of the threads sync one file system, and half of them any, so that a disk that is slow keeps only its own callers
+ * waiting; for the same reason one file system never has all threads.  One thread at a time writes a file, and at most a third of
+ * all write, so that reads go on.  Threads use descriptors that are pinned (obj.pins), the shared locks, and of W what never
+ * changes. */
 #include "vnode.h"
 #include <signal.h>
 
@@ -105,7 +106,7 @@ static struct job *take_syncs(void)
 		int n = 0;
 		for (int i = 0; i < syncing; i++)
 			n += synced[i] == (*place)->fs;
-		if (n < (n_threads + 2) / 3 && has_thread(*place))
+		if (n < (n_threads + 3) / 4 && has_thread(*place))
 			break;
 	}
 	for (i32 fs = *place ? (*place)->fs : -1; *place;) {
@@ -288,17 +289,15 @@ static void quick_one(struct job *j)
 	pthread_mutex_lock(&lock);
 }
 
-/* A thread does this for a file system.  Others may do now what had to wait, before and after: there is no signal for that else. */
+/* A thread does this for its file system.  What it passed over may be another's now: there is no signal for that else. */
 static void serve(struct job *j, void do_one(struct job *))
 {
 	i32 fs = j->fs;
 	busy[fs]++;
-	if (syncs.head)
+	if (reads.head || writes.head || syncs.head)
 		pthread_cond_signal(&work);
 	do_one(j);
 	busy[fs]--;
-	if (reads.head || writes.head || syncs.head)
-		pthread_cond_signal(&work);
 }
 
 static void *thread(void *unused)

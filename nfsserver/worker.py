@@ -58,7 +58,7 @@ DRAIN_S = 2.0           # calls in the hands of the pool get so long when we sto
 MAX_OBJECTS = 16384     # 3 MB of table when all are used, and up to three descriptors each
 STALL_S = 2.0           # a call waits so long for the export table of its generation, then it is JUKEBOX
 PARKED_ROOM = 1024      # of the reply of a call that waits for its caller's groups; it grows if need be
-THREADS = 8             # for what may wait for a disk: six for one file system; three write, three sync one and four any (pool.c)
+THREADS = 8             # for what may wait for a disk: six for one file system; three write, two sync one and four any (pool.c)
 GARBAGE_ARGS = 4
 FHOPEN_WRITE = 2        # a bit of FhopenArgs.mode
 
