@@ -15,10 +15,10 @@ def path() -> Path:
 
 
 def is_enabled() -> bool:
-    """The last assignment counts, as for sh(1)."""
+    """The last assignment counts, as for sh(1).  Raises OSError: there is a file, and it cannot be read."""
     try:
         lines = [line for line in path().read_text(errors="surrogateescape").splitlines() if _LINE.match(line)]
-    except OSError:
+    except FileNotFoundError:
         return False
     return bool(lines and _YES.match(lines[-1]))
 

@@ -85,10 +85,17 @@ def _signal(status: dict[str, Any], number: int) -> None:
 
 # ---- verbs
 
+def _service() -> str:
+    try:
+        return f"nfsd service is {'enabled' if rcconf.is_enabled() else 'disabled'}"
+    except OSError as exc:  # whether it runs can be said all the same
+        return f"nfsd service: {rcconf.path()}: {exc.strerror}"
+
+
 def do_status(options: Options, before: list[str], words: list[str]) -> int:
     """As macOS prints it; with -v each worker, and where it serves.  Exit status 0: it runs."""
     _no_words(words)
-    print(f"nfsd service is {'enabled' if rcconf.is_enabled() else 'disabled'}")
+    print(_service())
     status = status_of(options)
     if status is None:
         print("nfsd is not running")

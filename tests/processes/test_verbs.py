@@ -92,6 +92,24 @@ def test_enable_and_disable_change_one_line_of_rc_conf_d(directory):
     assert "service is disabled" in nfsd_verb(directory / "none", "status", env=env).stdout
 
 
+def test_an_rc_conf_that_cannot_be_read_is_told_and_not_taken_for_disabled(directory):
+    (directory / "nfsd").mkdir()
+    env = os.environ | {"RC_CONF_D": str(directory)}
+    told = nfsd_verb(directory / "none", "status", env=env)
+    assert f"nfsd service: {directory}/nfsd: Is a directory" in told.stdout and "disabled" not in told.stdout
+    refused = nfsd_verb(directory / "none", "enable", env=env)
+    assert (refused.returncode, refused.stderr) == (1, f"nfsd: {directory}/nfsd: Is a directory\n")
+
+
+def test_rc_conf_of_strange_bytes_and_of_two_minds(directory):
+    """The last assignment counts, as for the shell that sources it; other lines stay as they are."""
+    (directory / "nfsd").write_bytes(b"\0\xff rubbish\nnfs_server_enable=YES\nnfs_server_enable=no\n")
+    env = os.environ | {"RC_CONF_D": str(directory)}
+    assert "service is disabled" in nfsd_verb(directory / "none", "status", env=env).stdout
+    assert nfsd_verb(directory / "none", "enable", env=env).returncode == 0
+    assert (directory / "nfsd").read_bytes() == b'\0\xff rubbish\nnfs_server_enable="YES"\n'
+
+
 def test_checkexports_exits_with_the_number_of_errors(directory):
     bad = directory / "exports"
     bad.write_text("/ (bogus1)\n/tmp (bogus2)\n")
