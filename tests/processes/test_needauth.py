@@ -9,7 +9,6 @@ import socket
 import struct
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -21,13 +20,13 @@ from nfssvc_shim.call import nfssvc
 from nfssvc_shim.channel import Channel, Message
 from nfssvc_shim.flags import Nfssvc
 from nfssvc_shim.records import AuthIn, Cred, pack_authin
+from nfssvc_shim.state import N_SLOTS, S_INCARNATION, State
 from oncrpc.xdr import Packer, Unpacker
 from tests.tools.nfs3 import Nfs3, Proc, pack_opaque
 from tests.tools.rpc import AUTH_BADVERF, AUTH_REJECTEDCRED, AUTH_TOOWEAK, Auth, Reply, exchange, receive
 from tests.tools.servers import TREE, ServerSet, wait_until
 
 DEADLINE_S = 20.0
-START_S = 1.0     # the last of the workers that nobody wants is there by then
 KERB4, FULLNAME, NICKNAME = 4, 0, 1
 VERF = Auth(KERB4, struct.pack(">I", FULLNAME) + b"12 encrypted")
 SHIM = TREE / "nfssvc_shim"
@@ -203,13 +202,20 @@ def test_the_end_of_the_server_ends_the_daemon(base: Path, tmp_path: Path) -> No
         nfsd.close()
 
 
+def started(server: ServerSet) -> list[int]:
+    """How many workers each slot has had."""
+    with next(server.directory.glob("unfsd-*/state")).open("r+b") as file, closing(State(file.fileno())) as state:
+        return [int(state.slot(number)[S_INCARNATION]) for number in range(N_SLOTS)]
+
+
 def test_a_slot_that_was_lent_for_a_moment_goes_again(server: ServerSet) -> None:
     """Who hangs up while the worker for its slot is being started leaves none behind."""
+    lent, before = len(server.status()["slots"]), started(server)
     for _ in range(10):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
             sock.connect(str(server.socket))
             Channel(sock).send(Message(Nfssvc.NFSD, 1))
-    time.sleep(START_S)
+    wait_until(lambda: started(server)[lent] > before[lent], deadline_s=DEADLINE_S, what="start of the worker that nobody wants")
     wait_until(lambda: server.status()["lent"] == 0 and len(server.status()["slots"]) == 2, deadline_s=DEADLINE_S,
                what="the lent slots are gone")
 
