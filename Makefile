@@ -40,7 +40,7 @@ $(VENV)/.stamp-test: $(VENV)/.stamp
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -r $(VENV)/test.txt
 	@touch $@
 
-oncrpc/_rpc.abi3.so: $(wildcard oncrpc/*.c oncrpc/*.h) oncrpc/_build.py | $(VENV)/.stamp
+oncrpc/_rpc.abi3.so: $(wildcard oncrpc/*.h oncrpc/engine/*) oncrpc/_build.py | $(VENV)/.stamp
 	@$(BIN)/python -W ignore oncrpc/_build.py >/dev/null
 	@touch $@
 nfsserver/_vnode.abi3.so: $(wildcard nfsserver/*.c nfsserver/*.h oncrpc/*.h) nfssvc_shim/state.h nfsserver/_build.py | $(VENV)/.stamp

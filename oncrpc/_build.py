@@ -1,4 +1,4 @@
-"""Builds the extension oncrpc._rpc (cffi, API mode, stable ABI) from rpc.c and trace.c.
+"""Builds the extension oncrpc._rpc (cffi, API mode, stable ABI) from the C files in engine/.
 
 Called by setup (cffi_modules = oncrpc/_build.py:ffi), or by hand for a build in place: python oncrpc/_build.py
 """
@@ -102,16 +102,22 @@ int rpc_local_addr(struct call *c, u8 addr[16]);
 u32 rpc_message_size(struct call *c);
 """
 
+# From the ground up, as in engine/parts.h.
+SOURCES = [f"oncrpc/engine/{name}.c" for name in (
+    "buf", "table", "conn", "evict", "address", "send", "datagram_out", "room", "trace", "watch", "program", "detach", "reply",
+    "cred", "message", "record", "datagram_in", "relay", "attach", "listen", "wait", "poll", "engine")]
+
 ffi = FFI()
 ffi.cdef(CDEF)
 ffi.set_source(
     "oncrpc._rpc",
     '#include "engine.h"',
-    sources=["oncrpc/rpc.c", "oncrpc/trace.c"],
+    sources=SOURCES,
     include_dirs=["oncrpc"],
-    depends=["oncrpc/rpc.h", "oncrpc/engine.h", "oncrpc/trace.h"],
+    depends=["oncrpc/rpc.h", "oncrpc/engine.h", "oncrpc/trace.h", "oncrpc/engine/core.h", "oncrpc/engine/parts.h"],
     py_limited_api=True,
-    extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden", "-flto=auto"],  # calls pass through many files
+    extra_link_args=["-O2", "-flto=auto"],
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-/* engine.h: what Python calls in the RPC bridge.  Contract between the two bridges: rpc.h; theory of operation: rpc.c.
+/* engine.h: what Python calls in the RPC bridge.  Contract between the two bridges: rpc.h; theory of operation: engine/core.h.
  *
  * Every function belongs to the thread that runs rpc_poll(), except rpc_complete() and rpc_wake().
  * Errors are returned as negative errno.
@@ -31,7 +31,7 @@ struct rpc_relay_head {
 	u32 scope;
 };
 
-/* 0 in a field means the default, which rpc.c names with its reason. */
+/* 0 in a field means the default, which engine/ names with its reason. */
 struct rpc_limits {
 	u32 max_conns, max_record, quota, record_s, stall_s, max_detached;
 	u64 in_budget, out_budget, detached_budget;

@@ -1,6 +1,6 @@
 """RPC messages (RFC 5531 section 9): calls and replies, encoded and decoded; AUTH_SYS bodies (appendix A).
 
-Bytes in, records out, and back.  Used by client.py and by tests; the server side of it is C (rpc.c).
+Bytes in, records out, and back.  Used by client.py and by tests; the server side of it is C (engine/).
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record marking (RFC 5531 section 11), for clients: the server's is C (rpc.c)."""
+"""Record marking (RFC 5531 section 11), for clients: the server's is C (engine/record.c)."""
 from __future__ import annotations
 
 import struct

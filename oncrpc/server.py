@@ -1,6 +1,6 @@
 """The one server loop, and the program tables, that every daemon runs.
 
-Theory of operation.  C (rpc.c) polls, receives, finds records, decodes call headers, answers what no procedure needs to
+Theory of operation.  C (engine/) polls, receives, finds records, decodes call headers, answers what no procedure needs to
 see (unknown program, version, procedure; malformed headers and credentials) and hands over batches of calls.  Each call
 names a row of one table; a row is a Python callable:
 
@@ -82,7 +82,7 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """0: the default of rpc.c."""
+    """0: the default of engine/engine.c."""
 
     max_conns: int = 0
     max_record: int = 0

@@ -1,4 +1,4 @@
-/* Drives rpc.c with random clients, honest and hostile, in one process; built with the address and undefined behaviour
+/* Drives the engine with random clients, honest and hostile, in one process; built with the address and undefined behaviour
  * sanitizers by test_fuzz.py.
  *
  *   fuzz_rpc SEED STEPS      exit 0, or a message and abort()

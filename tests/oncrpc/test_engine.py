@@ -43,7 +43,7 @@ from ..tools.rpc import (
 )
 from .conftest import BIG, BUG, DROP, ECHO, HOLD, HOLE, PROG, SLOW, WHO, Small
 
-RECORD_LIMIT = (1 << 20) + 4096 + 1024  # MAX_RECORD of rpc.c
+RECORD_LIMIT = (1 << 20) + 4096 + 1024  # MAX_RECORD of engine/core.h
 
 
 def mark(length: int, *, last: bool = True) -> bytes:

@@ -1,4 +1,4 @@
-"""rpc.c under the address and undefined behaviour sanitizers, with random honest and hostile clients (fuzz_rpc.c)."""
+"""The engine under the address and undefined behaviour sanitizers, with random honest and hostile clients (fuzz_rpc.c)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "-o",
         str(out),
         str(HERE / "fuzz_rpc.c"),
-        *(str(HERE.parents[1] / "oncrpc" / name) for name in ("rpc.c", "trace.c")),
+        *map(str, (HERE.parents[1] / "oncrpc" / "engine").glob("*.c")),
         "-lpthread",
     ]
     built = subprocess.run(command, capture_output=True, text=True)

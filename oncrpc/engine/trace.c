@@ -1,8 +1,8 @@
-/* trace.c: filter, buffer and sending of one tracer (trace.h).  Called by rpc.c alone. */
+/* trace.c: filter, buffer and sending of one tracer (trace.h).  Called by watch.c alone. */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
-#include "trace.h"
+#include "../trace.h"
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
