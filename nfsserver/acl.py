@@ -7,7 +7,7 @@ from __future__ import annotations
 from oncrpc.server import NULL, Procedure, Program
 
 from ._vnode import lib
-from .procs import Answer, commit, query
+from .procs import Answer, commit, query, row_in_c
 from .procs2 import translated
 
 ACL_PROGRAM = 100227
@@ -16,7 +16,7 @@ ACL_PROGRAM = 100227
 def nfs_acl(answer: Answer, *, v2: bool) -> Program:
     """SETACL may run twice, but not on a read-only export."""
     get, set_ = query(lib.vn_getacl, answer), commit(lib.vn_setacl, answer)
-    version3 = [NULL, Procedure("GETACL", raw=get), Procedure("SETACL", raw=set_)]
+    version3 = [NULL, row_in_c(query, "GETACL", answer), row_in_c(commit, "SETACL", answer)]
     version2 = [
         NULL,
         Procedure("GETACL", raw=translated(get, answer)),

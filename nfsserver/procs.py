@@ -59,8 +59,8 @@ def commit(op: Op, answer: Answer) -> Raw:
     return row
 
 
-def _row(kind: Callable[[Op, Answer], Raw], name: str, answer: Answer, weight: int = 0) -> Procedure:
-    """The row in C (rows.c), and the one in Python for what that leaves over."""
+def row_in_c(kind: Callable[[Op, Answer], Raw], name: str, answer: Answer, weight: int = 0) -> Procedure:
+    """The row in C (rows.c), and the one in Python, `kind`, for what that leaves over."""
     raw = kind(getattr(lib, f"vn_{name.lower()}"), answer)
     return Procedure(name, raw=raw, weight=weight, direct=ffi.addressof(lib, f"row_{name.lower()}"),
                      left=lambda call, status: answer(call, status, raw))
@@ -70,25 +70,25 @@ def nfs3(answer: Answer) -> Sequence[Procedure | None]:
     """Version 3 of program 100003, in the order of the procedures' numbers."""
     return [
         NULL,
-        _row(query, "GETATTR", answer),
-        _row(change, "SETATTR", answer),
-        _row(query, "LOOKUP", answer),
-        _row(query, "ACCESS", answer),
-        _row(query, "READLINK", answer),
-        _row(query, "READ", answer, weight=4),
-        _row(change, "WRITE", answer),
-        _row(change, "CREATE", answer),
-        _row(change, "MKDIR", answer),
-        _row(change, "SYMLINK", answer),
-        _row(change, "MKNOD", answer),
-        _row(change, "REMOVE", answer),
-        _row(change, "RMDIR", answer),
-        _row(change, "RENAME", answer),
-        _row(change, "LINK", answer),
-        _row(query, "READDIR", answer, weight=4),
-        _row(query, "READDIRPLUS", answer, weight=4),
-        _row(query, "FSSTAT", answer),
-        _row(query, "FSINFO", answer),
-        _row(query, "PATHCONF", answer),
-        _row(commit, "COMMIT", answer),
+        row_in_c(query, "GETATTR", answer),
+        row_in_c(change, "SETATTR", answer),
+        row_in_c(query, "LOOKUP", answer),
+        row_in_c(query, "ACCESS", answer),
+        row_in_c(query, "READLINK", answer),
+        row_in_c(query, "READ", answer, weight=4),
+        row_in_c(change, "WRITE", answer),
+        row_in_c(change, "CREATE", answer),
+        row_in_c(change, "MKDIR", answer),
+        row_in_c(change, "SYMLINK", answer),
+        row_in_c(change, "MKNOD", answer),
+        row_in_c(change, "REMOVE", answer),
+        row_in_c(change, "RMDIR", answer),
+        row_in_c(change, "RENAME", answer),
+        row_in_c(change, "LINK", answer),
+        row_in_c(query, "READDIR", answer, weight=4),
+        row_in_c(query, "READDIRPLUS", answer, weight=4),
+        row_in_c(query, "FSSTAT", answer),
+        row_in_c(query, "FSINFO", answer),
+        row_in_c(query, "PATHCONF", answer),
+        row_in_c(commit, "COMMIT", answer),
     ]

@@ -1,4 +1,4 @@
-/* rows.c: the rows of version 3 (procs.py) for calls that need nothing decided: gate, policy of their kind, one vnode operation.
+/* rows.c: the rows of version 3 (procs.py) and of NFS_ACL version 3 (acl.py) for calls that need nothing decided: gate, policy of their kind, one vnode operation.
  *
  * The loop calls these between receiving and sending, without a turn of Python, whose steps would be half of a small call's price and
  * half of what a client waits for that sends one call at a time.  Whatever a row returns but 0 it leaves to Python, whose rows say the
@@ -8,7 +8,6 @@
 int vn_gate(struct call *c);
 void vn_fail(struct call *c, u32 status);
 int drc_begin(struct call *c);
-int vn_commit(struct call *c);
 
 /* Errors are answered here; what is answered, or will be by another, is done. */
 static int left(struct call *c, int status)
@@ -32,6 +31,14 @@ static int changes(struct call *c, int op(struct call *))
 #define CHANGE(name) \
 	int vn_##name(struct call *c); \
 	int row_##name(struct call *c) { return changes(c, vn_##name); }
+/* It may run twice, but not on a read-only export. */
+#define REPEATABLE(name) \
+	int vn_##name(struct call *c); \
+	int row_##name(struct call *c) \
+	{ \
+		int status = vn_gate(c); \
+		return left(c, status ? status : c->rights & R_READONLY ? ERR_ROFS : vn_##name(c)); \
+	}
 
 QUERY(getattr)
 CHANGE(setattr)
@@ -53,10 +60,8 @@ QUERY(readdirplus)
 QUERY(fsstat)
 QUERY(fsinfo)
 QUERY(pathconf)
+REPEATABLE(commit)
 
-/* It may run twice, but not on a read-only export. */
-int row_commit(struct call *c)
-{
-	int status = vn_gate(c);
-	return left(c, status ? status : c->rights & R_READONLY ? ERR_ROFS : vn_commit(c));
-}
+/* NFS_ACL, version 3 (acl.c). */
+QUERY(getacl)
+REPEATABLE(setacl)
