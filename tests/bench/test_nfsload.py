@@ -1,6 +1,7 @@
 """bench/nfsload.py tells at once what happened to its server."""
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -69,3 +70,14 @@ def test_load_gives_up_when_its_server_says_nothing(floor: tuple[subprocess.Pope
     done = _interrupted(*floor, signal.SIGSTOP, "--stall", "0.5")
     assert done.returncode == 1, done.stderr
     assert done.stderr == "nfsload: getattr: no reply for 0.5 s\n"
+
+
+def test_a_load_with_a_rate_sends_no_more(floor: tuple[subprocess.Popen[bytes], int]) -> None:
+    """The floor answers a hundred times as many."""
+    _, port = floor
+    done = subprocess.run([*_load(port), "--seconds", "0.3", "--rate", "2000", "--connections", "2", "getattr"],
+                          capture_output=True, text=True, timeout=LIMIT_S, check=True)
+    row = json.loads(done.stdout)
+    assert row["errors"] == {}
+    assert 0 < row["ops_s"] < 2200
+    assert row["p50_us"] <= row["p99_50ms_us"] <= row["p99_9_us"]
