@@ -36,10 +36,23 @@ static int set_mode(i32 o, u32 mode)
 	return fchmodat(W.procfd, procpath(W.objs[o].fd, buf), mode, 0) ? errno : 0;
 }
 
-static int set_times(i32 o, const struct sattr *s)
+/* The server's time, for one of the two or both, is a matter of writing, as with a kernel server: open(O_TRUNC) of a client sets mtime
+ * alone.  utimensat(2) sees it so for both only and wants the owner for one; then the right is looked at here, and root sets it. */
+static int set_times(struct call *c, i32 o, const struct sattr *s)
 {
 	struct timespec t[2] = { s->at, s->mt };
-	return utimensat(W.objs[o].fd, "", t, AT_EMPTY_PATH) ? errno : 0;
+	struct stat st;
+	if (s->set_size && s->mtime == 1 && !s->atime)
+		return 0; /* ftruncate(2) has set it */
+	if (!utimensat(W.objs[o].fd, "", t, AT_EMPTY_PATH))
+		return 0;
+	int err = errno;
+	if (err != EPERM || s->atime == 2 || s->mtime == 2 || fd_stat(W.objs[o].fd, &st) || may(c, o, &st, W_OK) != 1)
+		return err;
+	if (!W.root || ident_root())
+		return err;
+	err = utimensat(W.objs[o].fd, "", t, AT_EMPTY_PATH) ? errno : 0;
+	return ident_become(c->ident) ? EPERM : err;
 }
 
 /* Owner before mode (a change of owner clears setuid), times last (the others change them).  0 or nfsstat3. */
@@ -55,7 +68,7 @@ int apply_sattr(struct call *c, i32 o, const struct sattr *s)
 	if (!err && s->set_mode)
 		err = set_mode(o, s->mode);
 	if (!err && (s->atime || s->mtime))
-		err = set_times(o, s);
+		err = set_times(c, o, s);
 	return err ? status_of(err) : 0;
 }
 

@@ -249,6 +249,26 @@ def test_setattr_server_time_needs_write_permission_only(spot: Spot) -> None:
     assert spot.as_(USER).setattr(fh, Sattr3(mtime=(1, 1))).status == PERM
 
 
+@pytest.mark.parametrize("attr", [Sattr3(mtime="server"), Sattr3(atime="server"), Sattr3(size=0, mtime="server")], ids=str)
+@pytest.mark.root
+def test_setattr_one_server_time_needs_write_permission_only(spot: Spot, attr: Sattr3) -> None:
+    """Linux sends size 0 and mtime for open(O_TRUNC), mtime alone when the file is empty already: `>file` by who may write."""
+    fh = spot.file(data=b"data", mode=0o666)
+    os.utime(spot.local(b"file"), (1, 1))
+    spot.as_(USER).setattr(fh, attr).must()
+    info = spot.local(b"file").stat()
+    assert [info.st_atime > 1, info.st_mtime > 1] == [attr.atime is not None, attr.mtime is not None]
+    spot.local(b"file").chmod(0o644)
+    assert spot.as_(USER).setattr(fh, attr).status in (PERM, ACCES)
+
+
+@pytest.mark.root
+def test_setattr_server_and_client_time_need_the_owner(spot: Spot) -> None:
+    fh = spot.file(mode=0o666)
+    for attr in (Sattr3(mtime=(5, 0)), Sattr3(atime="server", mtime=(5, 0)), Sattr3(atime=(5, 0), mtime="server")):
+        assert spot.as_(USER).setattr(fh, attr).status in (PERM, ACCES)
+
+
 def test_setattr_times_after_2038(spot: Spot) -> None:
     """nfstime3 seconds are unsigned (section 2.3.4)."""
     fh = spot.file()
