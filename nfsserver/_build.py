@@ -133,7 +133,7 @@ void vn_sweep(u32, u32, u32);
 void vn_errno_table(const int *);
 """ + "\n".join(line for line in CDEF.splitlines() if line.startswith(_DECLARED))
 
-_SOURCES = ("ident", "fh", "fsid", "gate", "attr", "change", "cold", "facts", "data", "make", "names", "dir", "pool",
+_SOURCES = ("ident", "fh", "fsid", "gate", "attr", "change", "cold", "facts", "data", "make", "names", "dir", "pool", "sync",
             "rows", "drc", "users", "v2", "acl", "removable", "webnfs", "cluster", "trace")
 
 ffi = FFI()

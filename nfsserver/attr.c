@@ -256,7 +256,7 @@ static int vn_silent(struct call *c)
 
 int vn_close(struct call *c, u32 status)
 {
-	u64 rd = c->state == 1 ? c->word[3] : 0, wr = c->state == 2 ? c->word[3] : 0;
+	u64 rd = !status && c->state == 1 ? c->word[3] : 0, wr = !status && c->state == 2 ? c->word[3] : 0;
 	if (c->vers == 2) {
 		int left = v2_result(c, status);
 		if (left < 0)
@@ -291,7 +291,7 @@ void vn_fail(struct call *c, u32 status)
 	struct stat st;
 	const struct stat *a;
 	if (reply_open(c, 4 + 2 * (4 + 24 + 4 + 84))) {
-		c->eng->drop(c);
+		vn_silent(c);
 		return;
 	}
 	put_u32(c, status);

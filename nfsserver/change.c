@@ -51,57 +51,62 @@ int sync_fd(i32 o)
 	return b->rfd;
 }
 
-/* What has to be synced before a change of `o` may be called durable: -1 is nothing (async), *whole its file system.  That is for
- * what has no descriptor of its own, as symbolic links and devices, or none now. */
-static int durable_fd(const struct call *c, i32 o, int *whole)
+/* All of the file system of `o` is to be synced: in the pool, by a descriptor of its own, or, when none is left, here and now.  0 or an
+ * errno. */
+static int sync_whole(struct durable *s, i32 o)
 {
-	int fd = *whole = 0;
-	if (is_async(c))
-		return -1;
-	if ((fd = sync_fd(o)) >= 0)
-		return fd;
 	int mntfd = W.fs[W.objs[o].fs].mntfd;
-	if ((fd = fcntl(mntfd, F_DUPFD_CLOEXEC, 0)) >= 0)
-		*whole = 1;
-	else if (syncfs(mntfd)) /* no descriptor left: here and now */
-		verifier_change();
-	return fd;
+	s->fd = fcntl(mntfd, F_DUPFD_CLOEXEC, 0);
+	s->whole = s->fd >= 0;
+	return s->whole ? 0 : sync_fs_now(mntfd, W.objs[o].fs);
 }
 
-/* In the loop, where the call cannot wait for the pool.  0 or an errno. */
-static int sync_here(int fd, int fd2, int whole)
+/* What has to be synced before a change of `o` may be called durable: nothing (async), itself, or its whole file system.  That is for
+ * what has no descriptor of its own, as symbolic links and devices, or none now.  0 or an errno. */
+static int durable_first(const struct call *c, struct durable *s, i32 o)
 {
-	int err = fd2 >= 0 && fsync(fd2) ? errno : 0;
-	if ((whole ? syncfs(fd) : fsync(fd)) && !err)
-		err = errno;
-	if (whole)
-		close(fd);
+	*s = (struct durable){ .fd = -1, .fd2 = -1 };
+	if (is_async(c))
+		return 0;
+	s->fd = sync_fd(o);
+	return s->fd >= 0 ? 0 : sync_whole(s, o);
+}
+
+/* A second object changes with the first: it is synced, too, unless that one's whole file system is anyway.  When this one has no
+ * descriptor (a symbolic link or a device that gets another name) it is all of the file system for both. */
+static int durable_second(struct durable *s, i32 o)
+{
+	if (s->fd < 0 || s->whole || (s->fd2 = sync_fd(o)) >= 0)
+		return 0;
+	struct durable all = { .fd2 = -1 };
+	int err = sync_whole(&all, o);
+	if (all.whole)
+		*s = all;
 	return err;
 }
 
-/* The descriptor for a second object that changes with the first, -1 where that one's whole file system is synced anyway, which is also
- * what is left when the second has none: a symbolic link or a device that gets another name. */
-static int second_fd(struct durable *s, i32 o)
+/* In the loop, where the call cannot wait for the pool.  0 or an errno. */
+static int sync_here(const struct durable *s, i32 o)
 {
-	int fd = s->whole ? -1 : sync_fd(o), all;
-	if (fd >= 0 || s->whole || (all = fcntl(W.fs[W.objs[o].fs].mntfd, F_DUPFD_CLOEXEC, 0)) < 0)
-		return fd;
-	s->fd = all;
-	s->whole = 1;
-	return -1;
+	int err = s->fd2 >= 0 ? sync_file_now(s->fd2, 1) : 0, err2 = s->whole ? sync_fs_now(s->fd, W.objs[o].fs) : sync_file_now(s->fd, 1);
+	if (s->whole)
+		close(s->fd);
+	return err ? err : err2;
 }
 
 /* Opens the reply of a change of `o` (and of `o2`, -1: nothing) for `room` bytes of results.  *d is the call to put them into: c, or a
  * detached one, when *s has to be synced before they may leave.  0, nfsstat3, V_DROP. */
 int durable_open(struct call *c, i32 o, i32 o2, size_t room, struct durable *s, struct call **d)
 {
-	s->fd = durable_fd(c, o, &s->whole);
-	s->fd2 = s->fd >= 0 && o2 >= 0 ? second_fd(s, o2) : -1;
-	s->waits = s->fd >= 0 && (*d = c->eng->detach(c, room));
+	int err = durable_first(c, s, o), err2 = o2 >= 0 ? durable_second(s, o2) : 0;
+	*d = c;
+	s->waits = s->fd >= 0 && !err && !err2 && (*d = c->eng->detach(c, room));
 	if (!s->waits) {
 		*d = c;
-		if (s->fd >= 0 && sync_here(s->fd, s->fd2, s->whole))
-			return ERR_IO;
+		if (s->fd >= 0 && !err)
+			err = sync_here(s, o);
+		if (err || err2)
+			return sync_status(err ? err : err2);
 	}
 	return reply_open(*d, room) ? V_DROP : 0;
 }

@@ -246,10 +246,8 @@ static int write_here(struct call *c, const struct write *w, struct change *ch)
 		obj_written(c->obj, &ch->pre, &ch->post);
 	struct call *d = n < 0 || !w->stable ? c : c->eng->detach(c, 4 + WCC + 16);
 	if (!d) {
-		if (w->stable == 1 ? fdatasync(fd) : fsync(fd)) {
-			verifier_change();
-			return ERR_IO;
-		}
+		if ((err = sync_file_now(fd, w->stable == 2)))
+			return sync_status(err);
 		d = c;
 	}
 	if ((status = put_write(d, ch, w, n, err)))

@@ -59,6 +59,7 @@ int vn_gate(struct call *c)
 		c->word[2] = (u64)(uintptr_t)c->arg;
 		c->arg = p;
 		cold_begin(c, W.objs[o].fs);
+		sync_begin();
 	}
 	return status;
 }

@@ -20,8 +20,9 @@ enum { JOB_READ, JOB_FSYNC, JOB_FDATASYNC, JOB_FLUSH, JOB_SYNCFS, JOB_WRITE, JOB
 struct job {
 	struct job *next;
 	struct call *c;
-	int kind, fd, fd2, err; /* fd2: to be synced as well, or -1; JOB_SYNCFS owns its fd */
-	u64 offset;
+	int kind, fd, fd2, err; /* fd2: to be synced as well, or -1; JOB_SYNCFS owns its fd, */
+	int whole;              /* whose number may be another's once it is done */
+	u64 offset, since; /* since: failed syncs when its call began */
 	u32 count, generation; /* of the export table that allowed it */
 	ssize_t n;
 	struct stat st; /* of a READ: from before */
@@ -121,13 +122,10 @@ static struct job *take_syncs(void)
 	return list;
 }
 
-/* Data may have been lost that clients were told we hold: they must write it again. */
-void verifier_change(void) { atomic_fetch_add((_Atomic u64 *)&W.state[H_VERIFIER], 0x9e3779b97f4a7c15ull); }
-
 /* The last look at a file with unstable data that leaves the cache. */
 static void do_flush(struct job *j)
 {
-	if (fdatasync(j->fd) && errno != EINVAL && errno != EROFS)
+	if (fdatasync(j->fd) && sync_lost(errno))
 		verifier_change();
 	close(j->fd);
 	atomic_fetch_sub((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
@@ -197,20 +195,26 @@ static void timed(struct job *j, void work_(struct job *))
 	j->blocked = own_switches() > before;
 }
 
-/* There is nothing behind it that could be lost. */
-static int no_loss(int err) { return err == EINVAL || err == EROFS ? 0 : err; }
-
 /* What a job has beyond one fsync: a second descriptor, or the whole file system. */
 static void do_more(struct job *j)
 {
-	if (j->fd2 >= 0 && fsync(j->fd2))
-		j->err = no_loss(errno);
+	if (j->fd2 >= 0)
+		j->err = sync_file(j->fd2, 1);
 	if (j->kind != JOB_SYNCFS)
 		return;
-	if (syncfs(j->fd) && !j->err)
-		j->err = no_loss(errno);
+	int err = sync_fs(j->fd, j->fs);
+	j->err = j->err ? j->err : err;
 	close(j->fd);
 	j->kind = -1;
+}
+
+/* Another call's sync may have been told of what this one's lost. */
+static void look_for_failures(struct job *j)
+{
+	if (!j->err)
+		j->err = j->whole ? sync_fs_failed(j->fs, j->since) : sync_file_failed(j->fd, j->since);
+	if (!j->err && j->fd2 >= 0)
+		j->err = sync_file_failed(j->fd2, j->since);
 }
 
 /* One fsync for each descriptor in the list; a plain fsync serves those who asked for fdatasync, too. */
@@ -224,8 +228,7 @@ static void do_syncs(struct job *list)
 			continue; /* already answered by an earlier one */
 		for (struct job *k = j; k; k = k->next)
 			full |= k->fd == j->fd && k->kind == JOB_FSYNC;
-		int err = (full ? fsync(j->fd) : fdatasync(j->fd)) ? errno : 0;
-		err = no_loss(err);
+		int err = sync_file(j->fd, full);
 		for (struct job *k = list; k; k = k->next)
 			if (k->fd == j->fd && k->kind >= 0 && k != j)
 				k->err = k->err ? k->err : err, k->kind = -1;
@@ -233,6 +236,7 @@ static void do_syncs(struct job *list)
 	}
 	for (struct job *j = list, *next; j; j = next) {
 		next = j->next;
+		look_for_failures(j);
 		j->c->eng->complete(j->c);
 	}
 }
@@ -392,7 +396,7 @@ static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 cou
 		return V_PENDING;
 	}
 	*j = (struct job){ .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count, .generation = W.generation,
-			     .fs = W.objs[c->obj].fs };
+			     .fs = W.objs[c->obj].fs, .since = sync_begun(), .whole = kind == JOB_SYNCFS };
 	if (st)
 		j->st = *st;
 	return submit_job(c, j);
@@ -408,6 +412,7 @@ static struct job *job_as(int kind, i32 fs, int fd, const struct ident *id)
 	j->fs = fs;
 	j->fd = fd;
 	j->generation = W.generation;
+	j->since = sync_begun();
 	j->fd2 = -1;
 	j->ident = id->serial;
 	j->uid = id->uid;
@@ -539,10 +544,8 @@ static int finish(struct call *c, const struct job *j)
 		finish_read(c, j->offset, (u32)j->n, j->count, &j->st);
 		return vn_close(c, OK);
 	}
-	if (j->err) { /* the kernel has forgotten the pages: whoever wrote unstably must write again */
-		verifier_change();
-		return j->err == ENOSPC || j->err == EDQUOT ? status_of(j->err) : ERR_IO;
-	}
+	if (j->err)
+		return sync_status(j->err);
 	if (j->wrote && j->ch.has_pre == 1)
 		obj_written(c->obj, &j->ch.pre, &j->ch.post);
 	if (j->wrote)

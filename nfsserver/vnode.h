@@ -336,7 +336,19 @@ int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *
 int pool_sync(struct call *d, int fd, int datasync);
 int pool_sync_more(struct call *d, int fd, int fd2, int whole);
 void pool_flush(int fd, i32 fs);
+
+/* sync.c */
 void verifier_change(void);
+int sync_lost(int err);
+int sync_status(int err);
+void sync_begin(void);
+u64 sync_begun(void);
+int sync_file(int fd, int full);
+int sync_fs(int fd, i32 fs);
+int sync_file_failed(int fd, u64 since);
+int sync_fs_failed(i32 fs, u64 since);
+int sync_file_now(int fd, int full);
+int sync_fs_now(int fd, i32 fs);
 
 /* drc.c */
 void drc_store(struct call *c);
