@@ -122,18 +122,16 @@ class Mixed:
         begun = time.perf_counter()
         for fd, line in by_fd.items():
             poll.register(fd, select.EPOLLIN)
-            line.send_more(begun)
+            line.send_more()
         while any(line.inflight for line in self.lines):
             events = poll.poll(nfsload.STALL_S)
             if not events:
                 raise nfsload.Stalled(f"no reply for {nfsload.STALL_S:g} s")
             for fd, _ in events:
                 line = by_fd[fd]
-                line.conn.fill()
-                now = time.perf_counter()
-                line.take(now)
-                if now < begun + seconds:
-                    line.send_more(now)
+                line.take()
+                if time.perf_counter() < begun + seconds:
+                    line.send_more()
         poll.close()
         return time.perf_counter() - begun
 

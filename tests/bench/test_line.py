@@ -1,0 +1,147 @@
+"""bench/line.c takes no reply for a success that is none."""
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import socket
+import struct
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+pytest.importorskip("numpy")
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+LIMIT_S = 20.0
+Answer = Callable[[int], bytes]  # xid: what the server sends, record marks included
+
+pytestmark = pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler for line.c")
+
+
+@pytest.fixture(scope="module")
+def nfsload() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("nfsload", BENCH / "nfsload.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["nfsload"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _whole(sock: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (more := sock.recv(size - len(data))):
+        data += more
+    return data
+
+
+def _serve(listener: socket.socket, answer: Answer, group: int) -> None:
+    """Takes `group` calls at a time and sends the answers in the opposite order, until the client goes."""
+    listener.settimeout(LIMIT_S)
+    with listener, listener.accept()[0] as sock:
+        sock.settimeout(LIMIT_S)
+        while mark := _whole(sock, 4):
+            xids = []
+            for i in range(group):
+                call = _whole(sock, int.from_bytes(mark if not i else _whole(sock, 4), "big") & 0x7FFFFFFF)
+                xids.append(int.from_bytes(call[:4], "big"))
+            sock.sendall(b"".join(answer(xid) for xid in reversed(xids)))
+
+
+@pytest.fixture
+def server() -> Iterator[Callable[..., int]]:
+    """Starts a server with the given answers; its port."""
+    threads = []
+
+    def start(answer: Answer, group: int = 1) -> int:
+        listener = socket.create_server(("127.0.0.1", 0))
+        threads.append(threading.Thread(target=_serve, args=(listener, answer, group)))
+        threads[-1].start()
+        return int(listener.getsockname()[1])
+
+    yield start
+    for thread in threads:
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
+
+
+def _reply(xid: int, status: int = 0, *, results: bytes = b"", accept: int = 0) -> bytes:
+    return struct.pack(">IIIQII", xid, 1, 0, 0, accept, status) + results
+
+
+def _record(*fragments: bytes) -> bytes:
+    marks = [len(f) for f in fragments[:-1]] + [0x80000000 | len(fragments[-1])]
+    return b"".join(struct.pack(">I", m) + f for m, f in zip(marks, fragments, strict=True))
+
+
+def _asked(nfsload: ModuleType, port: int, *, depth: int = 1, rounds: int = 3, **more: int) -> tuple[int, dict[str, int]]:
+    """Answers counted after so many sends, each followed by receiving until all is answered; and the refusals."""
+    conn = nfsload.Conn("127.0.0.1", port, LIMIT_S)
+    raws = [bytearray(nfsload.record(nfsload.message(nfsload.PROG_NFS, 3, 1, nfsload.auth_sys(0, 0), b""))) for _ in range(3)]
+    line = nfsload.Pipeline(conn, raws, depth, **more)
+    for _ in range(rounds):
+        line.send_more()
+        while line.inflight:
+            line.take()
+    conn.sock.close()
+    assert len(line.latency_s) == line.done
+    assert (line.latency_s >= 0).all()
+    return line.done, dict(line.errors)
+
+
+def test_answers_in_any_order_are_all_taken(nfsload: ModuleType, server: Callable[..., int]) -> None:
+    assert _asked(nfsload, server(lambda xid: _record(_reply(xid)), 8), depth=8) == (24, {})
+
+
+def test_answer_in_fragments_is_one(nfsload: ModuleType, server: Callable[..., int]) -> None:
+    """unfs3 sends long replies so; a fragment may be empty, and the first may end within the results."""
+    whole = bytes(300_000)
+    port = server(lambda xid: _record(_reply(xid), whole, b"", whole))
+    assert _asked(nfsload, port, least=600_000) == (3, {})
+
+
+def test_null_has_no_nfsstat3(nfsload: ModuleType, server: Callable[..., int]) -> None:
+    port = server(lambda xid: _record(_reply(xid)[:24]), 4)
+    assert _asked(nfsload, port, depth=4, null=True) == (12, {})
+
+
+@pytest.mark.parametrize(("answer", "why"), [
+    (lambda xid: _record(_reply(xid, 70)), "0000000000000046"),
+    (lambda xid: _record(_reply(xid, accept=4)[:24]), "0000000400000000"),
+    (lambda xid: _record(_reply(xid)[:24]), "short"),
+    (lambda xid: _record(_reply(xid, results=bytes(71))), "short"),
+    (lambda xid: _record(struct.pack(">IIIII", xid, 1, 1, 1, 2) + bytes(8)), "denied"),
+])
+def test_refusal_is_counted_once_a_call(nfsload: ModuleType, server: Callable[..., int], answer: Answer, why: str) -> None:
+    assert _asked(nfsload, server(answer), least=100) == (3, {why: 3})
+
+
+def test_answer_to_nothing_is_no_answer(nfsload: ModuleType, server: Callable[..., int]) -> None:
+    """A wrong xid, and a second answer to the same call."""
+    port = server(lambda xid: _record(_reply(xid ^ 0x10000, 70)) + _record(_reply(xid)) + _record(_reply(xid, 70)))
+    done, errors = _asked(nfsload, port)
+    assert done == 3
+    assert list(errors) == ["unexpected"]
+    assert errors["unexpected"] in (5, 6)  # the last one may still be on its way
+
+
+def test_many_kinds_of_refusal_fit(nfsload: ModuleType, server: Callable[..., int]) -> None:
+    port = server(lambda xid: _record(_reply(xid, 1 + xid % 40)))
+    done, errors = _asked(nfsload, port, rounds=40)
+    assert done == sum(errors.values()) == 40
+    assert errors["other"] == 25
+
+
+def test_server_that_hangs_up_is_told(nfsload: ModuleType) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    conn = nfsload.Conn("127.0.0.1", listener.getsockname()[1], LIMIT_S)
+    line = nfsload.Pipeline(conn, [bytearray(100)] * 2, 1)
+    listener.accept()[0].shutdown(socket.SHUT_WR)
+    with pytest.raises(ConnectionError, match="the server closed the connection"):
+        line.take()
+    listener.close()
+    conn.sock.close()
