@@ -102,7 +102,8 @@ static void mark_dirty(struct obj *b)
 {
 	if (!b->dirty)
 		atomic_fetch_add((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
-	b->dirty = DIRTY; /* also while a COMMIT runs, which began without this */
+	b->dirty = 1;
+	b->unstable++;
 }
 
 /* Any thread. */
@@ -289,8 +290,7 @@ int vn_commit(struct call *c)
 	struct call *d = c->eng->detach(c, 4 + WCC + 8);
 	if (!d)
 		return ERR_JUKEBOX;
-	if (W.objs[c->obj].dirty)
-		W.objs[c->obj].dirty = COMMITTING;
+	d->word[3] = W.objs[c->obj].unstable;
 	d->state = 3; /* the reply is made when the data is safe: its verifier must not be older than that */
 	return pool_sync(d, fd, 0);
 }
@@ -300,7 +300,7 @@ int finish_commit(struct call *c)
 {
 	struct stat st;
 	struct obj *b = &W.objs[c->obj];
-	if (b->dirty == COMMITTING) {
+	if (b->dirty && b->unstable == c->word[3]) { /* else another is written since: its own COMMIT's */
 		b->dirty = 0;
 		atomic_fetch_sub((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
 	}

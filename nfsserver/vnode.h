@@ -58,8 +58,6 @@ enum { R_READONLY = 1, R_INSECURE_OK = 2, R_SQUASHED = 4, R_CLIENTS32 = 8 };
 
 struct ident { u32 serial, uid, gid, n; u32 *gids; u32 used; };
 
-enum { DIRTY = 1, COMMITTING = 2 }; /* obj.dirty: not since the COMMIT that runs began */
-
 /* For whom a file system keeps blocks, besides root (mount options resuid, resgid of ext4); gid 0: for no group. */
 struct keeper { u32 uid, gid; };
 
@@ -95,9 +93,10 @@ struct export {
 struct obj {
 	u8 fh[FH_MAX];
 	u8 fhlen, type;          /* type: S_IFMT >> 12 */
-	u8 dirty;                /* unstable writes through wfd since the last COMMIT: DIRTY, COMMITTING */
+	u8 dirty;                /* unstable writes through wfd that no COMMIT has made safe */
 	u8 used;
 	u32 hash, serial, pins;
+	u32 unstable;            /* how many unstable writes there were: a COMMIT makes those safe that it found */
 	i32 next, lru_prev, lru_next;
 	i32 exp, fs;
 	u32 expid, exp_gen;
