@@ -20,10 +20,12 @@
 #include <sched.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/xattr.h>
 
 struct worker W;
 
 #define MAX_HANDLE 40           /* FH_MAX - 16 - FH_MAC: bytes of a kernel handle that fit */
+#define ACL_SEEN 1024           /* bytes of an ACL that are compared: 127 entries, of which ext4 has room for some 30 in an inode */
 #define MAX_DEPTH (FH_MAX - 20 - FH_MAC)
 
 struct kernel_handle { struct file_handle h; u8 room[128]; };
@@ -1141,8 +1143,18 @@ int fh2_of(i32 o, u8 out[32]) { return fh2_of_fh3(W.objs[o].fh, W.objs[o].fhlen,
 
 static u64 ns_of(const struct timespec *t) { return (u64)t->tv_sec * 1000000000u + (u64)t->tv_nsec; }
 
-/* Does what was found out about rights still hold?  While the ctime stands; and for a second also when only our own WRITEs moved it, or
- * a file that many users write would be asked about at each WRITE. */
+/* What stands for the access ACL of a file that is open for writing: 1 for none, 0 when it cannot be told. */
+static u32 acl_now(const struct obj *b)
+{
+	u8 acl[ACL_SEEN];
+	ssize_t n = b->wfd < 0 ? -1 : fgetxattr(b->wfd, "system.posix_acl_access", acl, sizeof acl);
+	if (n < 0)
+		return b->wfd >= 0 && (errno == ENODATA || errno == EOPNOTSUPP);
+	return (u32)siphash(W.key, acl, (size_t)n) | 2;
+}
+
+/* Does what was found out about rights still hold?  While the ctime stands; and for a second also when only our own WRITEs moved it and
+ * mode, owner and ACL are the same, or a file that many users write would be asked about at each WRITE. */
 static int still_true(const struct verdict *v, const struct obj *b, const struct stat *st)
 {
 	u64 ctime = ns_of(&st->st_ctim);
@@ -1150,7 +1162,8 @@ static int still_true(const struct verdict *v, const struct obj *b, const struct
 		return 0;
 	if (v->ctime_ns == ctime && v->settled)
 		return 1;
-	return b->written_to == ctime && v->ctime_ns >= b->written_from && v->ctime_ns <= ctime && v->asked_s == W.now_s;
+	return b->written_to == ctime && v->ctime_ns >= b->written_from && v->ctime_ns <= ctime && v->asked_s == W.now_s
+	       && v->acl && v->acl == acl_now(b);
 }
 
 /* 1 when `want` (R_OK, W_OK, X_OK bits) is allowed to the caller of c, 0 when not, -1 when it cannot be told. */
@@ -1168,6 +1181,8 @@ int may(struct call *c, i32 o, const struct stat *st, int want)
 		struct timespec now;
 		if (ident_become(c->ident))
 			return -1;
+		if (!v->known) /* from before the first question */
+			v->acl = b->written_to == ctime ? acl_now(b) : 0;
 		for (int bit = 1; bit <= 4; bit <<= 1) {
 			if (!(missing & bit))
 				continue;

@@ -110,8 +110,8 @@ struct obj {
 
 #define V_ROFS 8 /* in verdict.known: the file system is read-only */
 /* bits of known, may: R_OK W_OK X_OK.  settled: a change after it shows in the ctime; asked_s: when, CLOCK_MONOTONIC seconds;
- * mode, uid, gid: the object's then, for two changes in one tick of the file system's clock have one ctime */
-struct verdict { u32 obj_serial, ident_serial; u64 ctime_ns; u32 asked_s, uid, gid; u16 mode; u8 known, may, settled; };
+ * mode, uid, gid, acl: the object's then, for two changes in one tick of the file system's clock have one ctime; acl 0: not known */
+struct verdict { u32 obj_serial, ident_serial; u64 ctime_ns; u32 asked_s, uid, gid, acl; u16 mode; u8 known, may, settled; };
 struct grant { u32 peer, cred, expid, ident, rights, user; u64 user_serial; };  /* user: row + 1 of the active user, 0: none */
 
 #define N_OBJ_HASH 16384

@@ -1,8 +1,10 @@
-"""What was found out about a caller's rights must not outlive a chmod(2), however coarse the clock of the file system is."""
+"""What was found out about a caller's rights must not outlive a chmod or setfacl, however coarse the file system's clock is."""
 from __future__ import annotations
 
 import os
+import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,24 @@ EXPORT = 1
 TRIES = 8      # in some of them the worker's clock goes on between two calls, and it asks again anyway
 
 
+def chmod(file: Path) -> None:
+    file.chmod(0o600)
+
+
+def setfacl(file: Path) -> None:
+    """setfacl -m u:1000:-, which leaves the mode as it is."""
+    entries = [(0x01, 6, -1), (0x02, 0, 1000), (0x04, 6, -1), (0x10, 6, -1), (0x20, 6, -1)]   # linux/posix_acl_xattr.h
+    mode = file.stat().st_mode
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+    os.setxattr(file, "system.posix_acl_access", acl)
+    assert file.stat().st_mode == mode
+
+
 @pytest.mark.root
-def test_a_right_to_write_ends_with_a_chmod_in_the_same_second(disks: Disks, tmp_path: Path) -> None:  # noqa: F811
-    """ext4 with small inodes has whole seconds: the ctime does not tell that the mode changed between two WRITEs."""
+@pytest.mark.parametrize("revoke", [chmod, setfacl])
+def test_a_right_to_write_ends_with_a_change_of_rights_in_the_same_second(
+        disks: Disks, tmp_path: Path, revoke: Callable[[Path], None]) -> None:  # noqa: F811
+    """ext4 with small inodes has whole seconds: the ctime does not tell that the rights changed between two WRITEs."""
     place = tmp_path / "mnt"
     place.mkdir()
     (tmp_path / "server").mkdir()
@@ -37,7 +54,7 @@ def test_a_right_to_write_ends_with_a_chmod_in_the_same_second(disks: Disks, tmp
             fh = nfs.lookup(root, os.fsencode(file.name)).must().h
             user.write(fh, b"x", stable=UNSTABLE).must()
             user.write(fh, b"y", stable=UNSTABLE).must()
-            file.chmod(0o600)
+            revoke(file)
             statuses.add(user.write(fh, b"z", stable=UNSTABLE).status)
         nfs.close()
     assert statuses == {ACCES}
