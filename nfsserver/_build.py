@@ -21,6 +21,7 @@ CDEF = """
 #define V_REPLAYED ...
 #define V_WAITS ...
 #define V_AGAIN ...
+#define V_HOST ...
 
 int vn_init(int state_fd, u32 slot, const u8 *key, u32 max_objs, int root, int harden);
 u64 *vn_row(void);
@@ -51,6 +52,7 @@ int vn_gate(struct call *c);
 u32 vn_expid(const struct call *c);
 void vn_grant(const struct call *c, u32 expid, u32 ident, u32 rights);
 void vn_forget_grants(void);
+void vn_host(const struct call *c, const u8 *name, u32 n, u32 keep_s);
 void vn_release_removable(void);
 void vn_before_wait(void);
 u32 vn_release_fs(void);

@@ -21,11 +21,26 @@ static struct grant *grant_pair(const struct call *c, u32 expid)
 	return &W.grants[(peer * 0x9e3779b1u ^ cred * 0x85ebca6bu ^ expid * 0xc2b2ae35u) >> 5 & (N_GRANT - 2)];
 }
 
+/* Has the call names in its arguments that tags may change? */
+static int takes_names(const struct call *c)
+{
+	return c->prog == NFS_PROGRAM && (c->proc == (c->vers == 2 ? 4 : 3) || (c->proc >= (c->vers == 2 ? 9 : 8) && c->proc <= 15));
+}
+
+/* What few exports have. */
+static int set_apart(const struct call *c, const struct export *e)
+{
+	if (e->flags & EX_OFFLINE)
+		return c->vers == 2 && c->prog == NFS_PROGRAM ? ERR_STALE : ERR_JUKEBOX;
+	return takes_names(c) && !host_known(c) ? V_HOST : 0;
+}
+
 /* Applies the grant for the export of object `o` to the call.  0, nfsstat3, V_GRANT. */
 static int apply_grant(struct call *c, i32 o)
 {
 	const struct export *e = &W.exps[W.objs[o].exp];
 	struct grant *g = grant_pair(c, e->id);
+	int status;
 	c->obj = o;
 	if (!grant_is(g, c, e->id) && !grant_is(++g, c, e->id))
 		return V_GRANT;
@@ -34,8 +49,8 @@ static int apply_grant(struct call *c, i32 o)
 		return ERR_ACCES;
 	if (!(g->rights & R_INSECURE_OK) && c->port >= 1024 && c->proto != RPC_LOCAL)
 		return ERR_PERM;
-	if (e->flags & EX_OFFLINE)
-		return c->vers == 2 && c->prog == NFS_PROGRAM ? ERR_STALE : ERR_JUKEBOX;
+	if (e->flags & (EX_OFFLINE | EX_CLUSTER) && (status = set_apart(c, e)))
+		return status;
 	c->ident = g->ident;
 	c->rights = g->rights | (W.fs[e->fs].absent ? R_READONLY : 0);
 	c->exp = e->row + 1;

@@ -34,6 +34,7 @@
 #define V_REPLAYED (-8) /* answered from the duplicate request cache */
 #define V_WAITS (-9)    /* a copy of the call is with a thread; then the row runs again, with that (V_AGAIN) */
 #define V_AGAIN (-10)
+#define V_HOST (-11)    /* the export has tags, and what the client is called is not known: Python asks, vn_host(), again */
 #define V_STALLED (-7)  /* the export table is older than the generation in force: not before the new one came */
 
 #define FH_MAX 64
@@ -296,6 +297,7 @@ int is_public(const struct call *c);
 void vn_forget_grants(void);
 
 /* cluster.c */
+int host_known(const struct call *c);
 int cluster_name(const struct call *c, i32 dir, char name[256], int creating);
 
 /* v2.c */

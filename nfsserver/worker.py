@@ -43,6 +43,7 @@ from ._vnode import ffi, lib
 from .acl import nfs_acl
 from .exports import DENIED, READONLY, Table
 from .groups import Groups
+from .hosts import Host, Hosts
 from .kerb4 import Kerb4
 from .procs import NFS_PROGRAM, Call, nfs3
 from .procs2 import nfs2
@@ -87,12 +88,14 @@ class Worker:
             self._server.add(nfs_acl(self._answer, v2=v2))
         self._relay = MountRelay(self._server)
         self._groups = Groups(self._server, become_root=lib.ident_root, on_old=lib.vn_forget_grants)
+        self._hosts = Hosts(self._server, become_root=lib.ident_root)
         self._server.on_finished = self._finished
         self._server.on_mistake = lib.drc_forget   # else the client's next try would be taken for one that still runs
         rpc.rpc_before_wait(self._server.engine, ffi.addressof(lib, "vn_before_wait"))
         self._special: dict[int, Callable[[Call, Raw], None]] = {
             lib.V_GRANT: self._ask_grant, lib.V_GARBAGE: self._garbage, lib.V_DROP: self._drop, lib.V_STALLED: self._stalled,
             lib.V_FS: self._unknown_fs, lib.V_PENDING: _nothing, lib.V_REPLAYED: _nothing, lib.V_WAITS: self._waits,
+            lib.V_HOST: self._ask_host,
         }
         self._messages: dict[int, Callable[[Message, list[int]], None]] = {
             Nfssvc.ADDSOCK: self._addsock, Nfssvc.EXPORT: self._export, Nfssvc.GETFH: self._getfh, Nfssvc.FHOPEN: self._fhopen,
@@ -118,6 +121,7 @@ class Worker:
         self._channel.send(Message(Nfssvc.READY))
         self._server.run()
         self._groups.stop()
+        self._hosts.stop()
         self._drain()
         self._count()
 
@@ -188,7 +192,7 @@ class Worker:
         if self.root and grant.uses_groups and self.table.manages_gids(expid):
             known, gids = self._groups.known(cred.uid)
             if not known:
-                self._park(call, row, cred.uid)
+                self._wait_for_groups(call, row, cred.uid)
                 return
             if gids is not None:
                 grant = self.table.grant(expid, peer, cred.flavor, replace(sent, gids=gids))
@@ -198,16 +202,41 @@ class Worker:
         lib.vn_grant(call, expid, max(ident, 0), grant.rights if ident >= 0 else DENIED)
         row(call)
 
-    def _park(self, call: Call, row: Raw, uid: int) -> None:
+    @staticmethod
+    def _park(call: Call) -> Call | None:
+        """The call, to be answered later; None when too many wait already: then it has its answer."""
+        parked = rpc.rpc_detach(call, PARKED_ROOM)
+        if parked == ffi.NULL:
+            lib.vn_fail(call, _JUKEBOX)
+            return None
+        parked.obj = parked.obj2 = -1
+        return parked
+
+    def _ask_host(self, call: Call, row: Raw) -> None:
+        """Tags of the export may name the client's host: what that is called is asked for once in a while."""
+        address = _peer_of(call).packed
+        host = self._hosts.known(address)
+        waits = call if host else self._park(call)
+        if waits is None:
+            return
+
+        def go_on(host: Host) -> None:
+            lib.vn_host(waits, host.name, len(host.name), max(1, int(host.until - time.monotonic())))
+            row(waits)
+
+        if host:
+            go_on(host)
+        else:
+            self._hosts.ask(address, go_on)
+
+    def _wait_for_groups(self, call: Call, row: Raw, uid: int) -> None:
         """The call waits until the groups of `uid` are known."""
         if call.detached:  # it waited before, and meanwhile all was forgotten
             lib.vn_fail(call, _JUKEBOX)
             return
-        parked = rpc.rpc_detach(call, PARKED_ROOM)
-        if parked == ffi.NULL:
-            lib.vn_fail(call, _JUKEBOX)
+        parked = self._park(call)
+        if parked is None:
             return
-        parked.obj = parked.obj2 = -1
 
         def go_on(found: bool) -> None:
             if found:
