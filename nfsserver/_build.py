@@ -135,8 +135,9 @@ void vn_sweep(u32, u32, u32);
 void vn_errno_table(const int *);
 """ + "\n".join(line for line in CDEF.splitlines() if line.startswith(_DECLARED))
 
-_SOURCES = ("ident", "fh", "fsid", "gate", "attr", "change", "cold", "facts", "data", "make", "names", "dir", "pool", "sync",
-            "rows", "drc", "users", "v2", "acl", "removable", "webnfs", "cluster", "trace")
+_SOURCES = ("siphash", "worker", "ident", "handle", "fs", "obj", "path", "export", "fh", "rights", "open",
+            "fsid", "gate", "attr", "change", "cold", "facts", "data", "make", "names", "dir", "pool", "sync", "rows", "drc",
+            "users", "v2", "acl", "removable", "webnfs", "cluster", "trace")
 
 ffi = FFI()
 ffi.include(rpc_ffi)
@@ -146,10 +147,11 @@ ffi.set_source(
     SOURCE,
     sources=[f"nfsserver/{name}.c" for name in _SOURCES],
     include_dirs=["nfsserver", "nfssvc_shim", "oncrpc"],
-    depends=["nfsserver/vnode.h", "nfssvc_shim/state.h", "oncrpc/rpc.h", "oncrpc/engine.h", "oncrpc/trace.h"],
+    depends=["nfsserver/vnode.h", "nfsserver/fh.h", "nfssvc_shim/state.h", "oncrpc/rpc.h", "oncrpc/engine.h", "oncrpc/trace.h"],
     define_macros=[("_GNU_SOURCE", "1")],
     py_limited_api=True,
-    extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+    extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden", "-flto=auto"],  # calls pass through many files
+    extra_link_args=["-O2", "-flto=auto"],
     libraries=["pthread"],
 )
 

@@ -96,11 +96,6 @@ int get_sattr(struct call *c, const u8 **pp, struct sattr *s)
 	return 0;
 }
 
-/* The one table from errno to nfsstat3 is Python's (nfsserver/status.py). */
-int status_of(int err) { return err >= 0 && err < 256 ? W.nfsstat[err] : ERR_IO; }
-
-void vn_errno_table(const int *table) { memcpy(W.nfsstat, table, sizeof W.nfsstat); }
-
 static void put_time(struct call *c, const struct timespec *t)
 {
 	u64 s = t->tv_sec < 0 ? 0 : t->tv_sec > 0xffffffff ? 0xffffffff : (u64)t->tv_sec; /* nfstime3 is unsigned 32 bits */

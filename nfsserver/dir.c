@@ -66,8 +66,6 @@ static void note_end(struct page *pg, u64 next)
 	pg->pos = next;
 }
 
-static u64 ns_of(const struct timespec *t) { return (u64)t->tv_sec * 1000000000u + (u64)t->tv_nsec; }
-
 /* No change of this directory can hide in the tick of the clock that its ctime shows (whole seconds: see settle_ns). */
 static int settled(const struct stat *st)
 {

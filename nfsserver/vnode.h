@@ -153,46 +153,61 @@ extern struct worker W;
 /* The generation of export tables in force: raised before anybody is told that a table is. */
 static inline u32 generation_due(void) { return (u32)atomic_load_explicit((_Atomic u64 *)&W.state[H_GENERATION], memory_order_acquire); }
 
-int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 row);
+/* siphash.c */
+u64 siphash(const u64 key[2], const void *p, size_t n);
+void siphash128(const u64 key[2], const void *p, size_t n, u64 out[2]);
+
+/* worker.c */
+const char *procpath(int fd, char buf[32]);
 i32 exp_find(u32 id);
-int vn_root(i32 exp, i32 *out);
+int status_of(int err);
 
 /* ident.c */
 int ident_init(int root, int keep_caps);
 int ident_become(u32 ident);            /* this thread's fsuid, fsgid, groups; 0 or an errno (the call must then fail) */
+int ident_adopt(u32 serial, u32 uid, u32 gid, u32 n, const u32 *gids);
 int ident_root(void);
 int ident_owner(int raised);
 int ident_is_like(const struct keeper *k, u32 uid, u32 gid, u32 n, const u32 *gids);
 extern __thread u32 my_serial;
 
-/* fh.c */
-u64 siphash(const u64 key[2], const void *p, size_t n);
-void siphash128(const u64 key[2], const void *p, size_t n, u64 out[2]);
-int gate_fh(struct call *c, const u8 **pp, i32 *out);
+/* handle.c */
 int open_kernel_scheme(int mntfd, u32 type, const u8 *bytes, u32 n);
-int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct stat *st);
-int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out); /* takes fd */
+int fh2_of_fh3(const u8 *fh, u32 len, u8 out[32]);
+
+/* fs.c */
+i32 fs_of_dev(u64 dev);
+void fs_probe(struct filesystem *f, int path_scheme);
+int fs_is_readonly(i32 o);
+
+/* obj.c */
+i32 obj_find(const u8 *fh, u32 len);
 void obj_drop(i32 o);
 void obj_touch(i32 o);
-int obj_stat(i32 o, struct stat *st);
-int obj_open(struct call *c, i32 o, int writing, int *fd, struct stat *attributes);
-void obj_written(i32 o, const struct stat *pre, const struct stat *post);
-int may(struct call *c, i32 o, const struct stat *st, int want);
-int become_searcher(struct call *c, i32 dir, const struct stat *dst);
-int obj_is_root(i32 o);
-i32 fs_of_dev(u64 dev);
-int fh2_of(i32 o, u8 out[32]);
-void fs_probe(struct filesystem *f, int path_scheme);
-int fh2_of_fh3(const u8 *fh, u32 len, u8 out[32]);
 void obj_close_data(i32 o);
 void spare_data(void);
-int ident_adopt(u32 serial, u32 uid, u32 gid, u32 n, const u32 *gids);
-i32 obj_find(const u8 *fh, u32 len);
-const char *procpath(int fd, char buf[32]);
+int obj_stat(i32 o, struct stat *st);
+int fh2_of(i32 o, u8 out[32]);
 
+/* export.c */
+int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 row);
+
+/* fh.c */
+int gate_fh(struct call *c, const u8 **pp, i32 *out);
+int vn_root(i32 exp, i32 *out);
+int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct stat *st);
+int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out); /* takes fd */
+int obj_is_root(i32 o);
 i32 obj_of_kernel_handle(i32 dir, const struct file_handle *h);
 u8 name_to_fh(i32 dir, const char *name, u8 *fh, i32 *o, struct stat *st);
-int fs_is_readonly(i32 o);
+
+/* rights.c */
+int may(struct call *c, i32 o, const struct stat *st, int want);
+int become_searcher(struct call *c, i32 dir, const struct stat *dst);
+
+/* open.c */
+int obj_open(struct call *c, i32 o, int writing, int *fd, struct stat *attributes);
+void obj_written(i32 o, const struct stat *pre, const struct stat *post);
 
 /* fstat(2).  glibc before 2.39 makes it newfstatat(fd, "", AT_EMPTY_PATH), which copies and checks a string each time: twice the
  * price.  On 64-bit machines the kernel's struct stat is glibc's. */
@@ -221,6 +236,8 @@ static inline u64 clock_ns(void)
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (u64)t.tv_sec * 1000000000u + (u64)t.tv_nsec;
 }
+
+static inline u64 ns_of(const struct timespec *t) { return (u64)t->tv_sec * 1000000000u + (u64)t->tv_nsec; }
 
 /* How old a ctime must be for a later change to show in it: a tick of the clock, or what file systems with whole seconds have. */
 static inline u64 settle_ns(const struct stat *st) { return st->st_ctim.tv_nsec ? 10000000u : 2000000000u; }
@@ -270,7 +287,6 @@ int reply_found(struct call *c, i32 o, const struct stat *st, i32 dir, const str
 /* attr.c */
 int get_name(struct call *c, const u8 **pp, char *name);
 int get_sattr(struct call *c, const u8 **pp, struct sattr *s);
-int status_of(int err);
 void put_fattr(struct call *c, i32 o, const struct stat *st);
 void put_post_op(struct call *c, i32 o, const struct stat *st);
 void put_wcc(struct call *c, i32 o, const struct stat *pre, const struct stat *post);

@@ -1,0 +1,134 @@
+/* export.c: the table of exports.  A new one is put together beside the old one and takes its place at commit. */
+#include "fh.h"
+
+static struct export *next_exps;
+
+static u32 next_n;
+
+static void exp_free(struct export *e, u32 n)
+{
+	for (u32 i = 0; i < n; i++) {
+		if (e[i].rootfd >= 0 && !e[i].borrowed)
+			close(e[i].rootfd);
+		free(e[i].path);
+		free(e[i].index);
+	}
+	free(e);
+}
+
+int exp_begin(u32 n)
+{
+	exp_free(next_exps, next_n);
+	next_n = 0;
+	next_exps = calloc(n + 1ul, sizeof *next_exps); /* one more: for objects whose export is gone */
+	return next_exps ? 0 : ENOMEM;
+}
+
+/* The -index file of the export that was put last.  0 or an errno. */
+int exp_index(const char *name)
+{
+	struct export *e = next_n ? &next_exps[next_n - 1] : NULL;
+	if (!e)
+		return EINVAL;
+	e->index = strdup(name);
+	return e->index ? 0 : ENOMEM;
+}
+
+/* Nothing is opened, nor need anything be there. */
+static int put_removable(u32 id, u32 flags, const char *path, u64 salt, u32 row)
+{
+	i32 fs = removable_fs(path);
+	char *copy = strdup(path);
+	if (fs < 0 || !copy) {
+		free(copy);
+		return fs < 0 ? ENFILE : ENOMEM;
+	}
+	next_exps[next_n++] = (struct export){ .id = id, .flags = flags, .fs = fs, .rootfd = -1, .salt = salt, .row = row, .path = copy,
+					       .is_dir = 1 };
+	return 0;
+}
+
+/* Must be called in ascending order of ids.  Returns 0 or an errno (the export is left out). */
+int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 row)
+{
+	struct stat st;
+	if (W.root)
+		ident_root();
+	if (flags & EX_REMOVABLE)
+		return put_removable(id, flags, path, salt, row);
+	int fd = open(path, O_PATH | O_CLOEXEC), dirfd;
+	if (fd < 0)
+		return errno;
+	if (fd_stat(fd, &st)) {
+		close(fd);
+		return errno;
+	}
+	while (W.n_objs > objs_allowed(next_n) && obj_drop_oldest())
+		;
+	int is_dir = S_ISDIR(st.st_mode);
+	if (!is_dir && !(S_ISREG(st.st_mode) && flags & EX_REGULAR)) {
+		close(fd);
+		return EINVAL; /* nfssvc(2): not a directory */
+	}
+	dirfd = open(path, (is_dir ? O_DIRECTORY : 0) | O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	if (dirfd < 0) {
+		int e = errno;
+		close(fd);
+		return e;
+	}
+	i32 fs = fs_add(dirfd, fsid, !!(flags & EX_PATHFH));
+	if (fs < 0) {
+		close(fd);
+		close(dirfd);
+		return -fs;
+	}
+	char *copy = strdup(path);
+	if (!copy) {
+		close(fd);
+		return ENOMEM;
+	}
+	/* A root that stands keeps its descriptor: two tables of 10,000 exports would not fit into 20,000 files. */
+	i32 old = exp_find(id);
+	u8 borrowed = old >= 0 && !(W.exps[old].flags & EX_REMOVABLE) && W.exps[old].rootfd >= 0 && W.exps[old].root_dev == st.st_dev
+		      && W.exps[old].root_ino == st.st_ino;
+	if (borrowed) {
+		close(fd);
+		fd = W.exps[old].rootfd;
+	}
+	next_exps[next_n++] = (struct export){ .id = id, .flags = flags, .fs = fs, .rootfd = fd, .root_dev = st.st_dev, .root_ino = st.st_ino,
+					       .salt = salt, .row = row, .path = copy, .is_dir = (u8)is_dir, .borrowed = borrowed };
+	return 0;
+}
+
+/* Places in the table are another's now.  An object whose export went goes, too; a call in the pool may still answer with its
+ * attributes, for which there is an empty export behind the last one.  Rights under the new export are the gate's to look at. */
+static void obj_move(i32 o)
+{
+	struct obj *b = &W.objs[o];
+	b->exp = exp_find(b->expid);
+	if (b->exp >= 0)
+		return;
+	b->exp = (i32)W.n_exps;
+	obj_drop(o);
+}
+
+void exp_commit(u32 generation)
+{
+	vn_release_removable();
+	for (u32 i = 0; i < next_n; i++)
+		if (next_exps[i].borrowed) {
+			W.exps[exp_find(next_exps[i].id)].rootfd = -1;
+			next_exps[i].borrowed = 0;
+		}
+	exp_free(W.exps, W.n_exps);
+	W.exps = next_exps;
+	W.n_exps = next_n;
+	next_exps = NULL;
+	next_n = 0;
+	W.generation = generation;
+	W.row[S_GENERATION] = generation;
+	vn_forget_grants();
+	for (u32 i = 0; i < W.objs_used; i++)
+		if (W.objs[i].used)
+			obj_move((i32)i);
+}
