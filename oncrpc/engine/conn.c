@@ -84,8 +84,9 @@ bool conn_blocked(const struct engine *e, const struct conn *c)
 {
 	if (e->stopped && (c->kind == RPC_CONN || c->kind == RPC_DGRAM))
 		return true;
-	return c->out_len || (c->kind != RPC_DGRAM /* many clients */
-			      && (c->n_detached >= CONN_DETACHED || c->detached_bytes >= CONN_DETACHED_BYTES));
+	return c->out_len || (c->kind == RPC_CONN && e->waiting[c->bucket].full)
+	       || (c->kind != RPC_DGRAM /* many clients */
+		   && (c->n_detached >= CONN_DETACHED || c->detached_bytes >= CONN_DETACHED_BYTES));
 }
 
 void conn_arm(struct engine *e, struct conn *c)

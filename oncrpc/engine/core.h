@@ -110,9 +110,13 @@ struct detached {
 	struct buf *args, *reply;
 	size_t room;              /* of the reply, in charged */
 	u64 charged;
+	u32 bucket;               /* of its address, in waiting */
 	u32 place;                /* 1 + where it stands in finished[] */
 	struct detached *next;
 };
+
+/* Calls of one address that wait, also of connections that are gone.  full: they are so many that nothing more is read from it. */
+struct waiting { u32 n; u64 bytes; bool full; };
 
 struct program { u32 prog, vers, nproc; i32 *rows; };
 
@@ -149,6 +153,7 @@ struct engine {
 	u32 queue_head, queue_tail, n_queued;
 	u32 oldest, newest;
 	u32 by_address[ADDRESSES];
+	struct waiting waiting[ADDRESSES];
 	u64 dice;
 	struct conn *morgue;
 	struct buf *graveyard, *pool[16]; /* CLASSES are used */

@@ -4,6 +4,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* An address may have a quarter of all calls that wait, and of what they hold, however many connections it makes or drops. */
+enum { ADDRESS_DETACHED = 512, ADDRESS_SHARE = 4 };
+
 /* Pending calls of a connection went down: it may go on, or end. */
 static void unblock(struct engine *e, struct conn *c)
 {
@@ -12,9 +15,35 @@ static void unblock(struct engine *e, struct conn *c)
 		conn_enqueue(e, c);
 }
 
+/* The bucket of a call's address: the same hash as that of a connection from there. */
+static u32 bucket_of(const struct engine *e, const struct call *c) { return e->peers.hash[c->peer] % ADDRESSES; }
+
+static void address_waits(struct engine *e, u32 bucket, u32 n, u64 bytes)
+{
+	struct waiting *w = &e->waiting[bucket];
+	w->n += n;
+	w->bytes += bytes;
+	w->full |= w->n >= ADDRESS_DETACHED || w->bytes >= e->lim.detached_budget / ADDRESS_SHARE;
+}
+
+/* Its connections go on when a quarter of what they may have is free again. */
+static void address_goes_on(struct engine *e, u32 bucket, u64 bytes)
+{
+	struct waiting *w = &e->waiting[bucket];
+	w->n--;
+	w->bytes -= bytes;
+	if (!w->full || w->n > ADDRESS_DETACHED / 4 * 3 || w->bytes > e->lim.detached_budget / ADDRESS_SHARE / 4 * 3)
+		return;
+	w->full = false;
+	for (u32 i = e->oldest; i != NONE; i = e->conns[i]->newer)
+		if (e->conns[i]->kind == RPC_CONN && e->conns[i]->bucket == bucket)
+			unblock(e, e->conns[i]);
+}
+
 void free_detached(struct engine *e, struct detached *d)
 {
 	struct conn *c = conn_find(e, d->call.conn, d->call.conn_gen);
+	address_goes_on(e, d->bucket, d->charged);
 	e->count.detached_now--;
 	e->count.detached_bytes -= d->charged;
 	e->creds.pins[d->call.cred]--;
@@ -69,6 +98,7 @@ static struct call *detach_again(struct engine *e, struct detached *d, size_t ro
 	d->room += more;
 	d->charged += more;
 	e->count.detached_bytes += more;
+	address_waits(e, d->bucket, 0, more);
 	if (conn)
 		conn->detached_bytes += more;
 	if (d->place && d->place <= e->n_finished && e->finished[d->place - 1] == &d->call)
@@ -125,6 +155,8 @@ struct call *op_detach(struct call *c, size_t room)
 	e->count.detached++;
 	e->count.detached_now++;
 	e->count.detached_bytes += charge;
+	d->bucket = bucket_of(e, c);
+	address_waits(e, d->bucket, 1, charge);
 	if (conn) {
 		conn->n_detached++;
 		conn->detached_bytes += charge;

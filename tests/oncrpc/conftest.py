@@ -22,6 +22,7 @@ class Small:
     def __init__(self, path: str, limits: Limits) -> None:
         self.path = path
         self.held: list[Pending] = []
+        self.held_for: list[str] = []   # their clients' addresses
         procs = [
             NULL,
             Procedure("ECHO", lambda r: r.args.rest()),
@@ -57,6 +58,7 @@ class Small:
 
     def hold(self, request: Request) -> _Later:
         self.held.append(request.later())
+        self.held_for.append(request.address)
         return LATER
 
     @staticmethod

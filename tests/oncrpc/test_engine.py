@@ -436,6 +436,38 @@ def test_too_many_waiting_calls_get_system_err(small: Small) -> None:
     transport.close()
 
 
+@pytest.mark.parametrize("stays", [True, False], ids=["connected", "gone"])
+def test_one_address_cannot_have_all_calls_that_wait(small: Small, stays: bool) -> None:
+    """Ten connections with 256 calls each, which need not stay; another client's call waits as if they were not there."""
+    greedy = [Tcp(small.address) for _ in range(10)]
+    for transport in greedy:
+        transport.raw(b"".join(mark(len(call)) + call for call in (Call(PROG, 3, HOLD).pack() for _ in range(256))))
+        if not stays:
+            transport.close()
+    until(lambda: len(small.held) >= 512)
+    other = Tcp(small.address, source="127.0.0.2")
+    call = Call(PROG, 3, HOLD)
+    other.send(call.pack())
+    until(lambda: "127.0.0.2" in small.held_for)
+    assert len(small.held) < 1024
+    small.server.call_later(0, lambda: answer_all(small))
+    small.server.wake()
+    assert receive(other, call.xid).body == b"waited"
+    if stays:
+        for transport in greedy:
+            assert [unpack_reply(transport.recv()).body for _ in range(256)] == [b"waited"] * 256
+    for transport in [other, *greedy]:
+        transport.close()
+
+
+def answer_all(small: Small) -> None:
+    """All calls that wait, and those that come then, until close()."""
+    for pending in small.held:
+        if pending._call is not None:
+            pending.reply(b"waited")
+    small.server.call_later(0.001, lambda: answer_all(small))
+
+
 def test_room_that_a_waiting_call_took_counts_when_it_waits_again() -> None:
     """A READ opens its reply before it goes to a thread; had it waited for its file, that is the room of a detached call."""
     counted = []
