@@ -72,7 +72,7 @@ static int get_time(struct call *c, const u8 **pp, u8 *how, struct timespec *t)
 	return 0;
 }
 
-/* sattr3 at *pp.  0, ERR_INVAL (nanoseconds out of range), ERR_FBIG, V_GARBAGE. */
+/* sattr3 at *pp.  0, ERR_INVAL (nanoseconds out of range), V_GARBAGE.  The size is any: objects without one are made all the same. */
 int get_sattr(struct call *c, const u8 **pp, struct sattr *s)
 {
 	if (get_u32_if(c, pp, &s->set_mode, &s->mode) || get_u32_if(c, pp, &s->set_uid, &s->uid) || get_u32_if(c, pp, &s->set_gid, &s->gid)
@@ -90,8 +90,6 @@ int get_sattr(struct call *c, const u8 **pp, struct sattr *s)
 		return ERR_INVAL;
 	if ((s->set_uid && s->uid == ~0u) || (s->set_gid && s->gid == ~0u))
 		return ERR_INVAL; /* chown(2) would leave it and say that it is done */
-	if (s->set_size && s->size > INT64_MAX)
-		return ERR_FBIG;
 	s->mode &= 07777;
 	return 0;
 }

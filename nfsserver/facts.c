@@ -25,6 +25,8 @@ static int set_size(struct call *c, i32 o, u64 size)
 	struct stat st;
 	if ((status = obj_open(c, o, 1, &fd, &st)))
 		return status;
+	if (size > INT64_MAX)
+		return ERR_FBIG;
 	if (ident_become(c->ident))
 		return ERR_JUKEBOX;
 	return ftruncate(fd, (off_t)size) ? status_of(errno) : 0;
@@ -55,7 +57,8 @@ static int set_times(struct call *c, i32 o, const struct sattr *s)
 	return ident_become(c->ident) ? EPERM : err;
 }
 
-/* Owner before mode (a change of owner clears setuid), times last (the others change them).  0 or nfsstat3. */
+/* Owner before mode (a change of owner clears setuid), times last (the others change them).  A symbolic link has no mode of its own:
+ * as a kernel server does, what a client's lchmod(2) sends is passed over.  0 or nfsstat3. */
 int apply_sattr(struct call *c, i32 o, const struct sattr *s)
 {
 	int status, err = 0;
@@ -65,7 +68,7 @@ int apply_sattr(struct call *c, i32 o, const struct sattr *s)
 		return ERR_JUKEBOX;
 	if (s->set_uid || s->set_gid)
 		err = fchownat(W.objs[o].fd, "", s->set_uid ? s->uid : ~0u, s->set_gid ? s->gid : ~0u, AT_EMPTY_PATH) ? errno : 0;
-	if (!err && s->set_mode)
+	if (!err && s->set_mode && !is_link(o))
 		err = set_mode(o, s->mode);
 	if (!err && (s->atime || s->mtime))
 		err = set_times(c, o, s);

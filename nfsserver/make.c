@@ -117,21 +117,22 @@ static int same_exclusive(i32 dir, const struct stat *st, const u8 verf[8])
 	       && !st->st_mtim.tv_nsec && !st->st_atim.tv_nsec;
 }
 
+/* CREATE of a name that is there.  UNCHECKED gives what it finds, of whatever type, as a kernel server does: a client that takes the name
+ * for absent asks with CREATE alone, and open(2) then works on a FIFO, and says EISDIR or ELOOP rather than EEXIST. */
 static int create_existing(struct call *c, struct change *ch, const char *name, u32 how, const struct sattr *s, const u8 *verf)
 {
 	struct stat st;
 	i32 o;
 	int status = how == 1 ? ERR_EXIST : obj_from_name(c, ch->dir, name, &o, &st);
-	if (!status && !S_ISREG(st.st_mode))
-		status = ERR_EXIST;
 	if (!status && how == 2 && !same_exclusive(ch->dir, &st, verf))
 		status = ERR_EXIST;
-	if (!status && how == 0 && s->set_size) {
+	int cut = !status && how == 0 && s->set_size && S_ISREG(st.st_mode);
+	if (cut) {
 		struct sattr size = { .set_size = 1, .size = s->size };
 		status = apply_sattr(c, o, &size);
 	}
 	change_end(ch);
-	return status ? change_fail(c, ch, (u32)status) : reply_made(c, ch, o, how == 0 && s->set_size);
+	return status ? change_fail(c, ch, (u32)status) : reply_made(c, ch, o, cut);
 }
 
 int vn_create(struct call *c)
@@ -151,7 +152,6 @@ int vn_create(struct call *c)
 		if (garbage(c, p, 8))
 			return V_GARBAGE;
 		verf = p;
-		s.mode = 0600;
 	} else if ((status = get_sattr(c, &p, &s)) == V_GARBAGE) {
 		return V_GARBAGE;
 	}
@@ -159,6 +159,8 @@ int vn_create(struct call *c)
 		return bad ? bad : status;
 	if (is_dots(name))
 		return ERR_EXIST;
+	if (s.set_size && s.size > INT64_MAX)
+		return ERR_FBIG; /* before there is a file */
 	change_begin(&ch, dir);
 	note_name(c, dir, name);
 	int fd = openat(W.objs[dir].fd, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,

@@ -246,6 +246,7 @@ static inline u64 settle_ns(const struct stat *st) { return st->st_ctim.tv_nsec 
 static inline int by_path(i32 exp, i32 fs) { return W.fs[fs].path_scheme || W.exps[exp].flags & EX_SUBTREE; }
 static inline int is_dir(i32 o) { return W.objs[o].type == S_IFDIR >> 12; }
 static inline int is_reg(i32 o) { return W.objs[o].type == S_IFREG >> 12; }
+static inline int is_link(i32 o) { return W.objs[o].type == S_IFLNK >> 12; }
 static inline int is_dots(const char *name) { return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])); }
 
 struct sattr { u8 set_mode, set_uid, set_gid, set_size, atime, mtime; u32 mode, uid, gid; u64 size; struct timespec at, mt; };

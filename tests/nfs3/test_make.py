@@ -136,6 +136,13 @@ def test_make_takes_owner_group_and_times_at_creation(spot: Spot, proc: Proc) ->
         assert stat.S_IMODE(info.st_mode) == 0o750
 
 
+@pytest.mark.parametrize("proc", [Proc.MKDIR, Proc.SYMLINK, Proc.MKNOD])
+def test_make_passes_over_a_size(spot: Spot, proc: Proc) -> None:
+    """sattr3 has one for every type; what has none is made as if it had not been sent."""
+    make(spot.nfs, proc, spot.fh, b"new", Sattr3(mode=0o700, size=1 << 63)).must()
+    assert spot.local(b"new").is_symlink() or spot.local(b"new").exists()
+
+
 @pytest.mark.parametrize("mode", [0o000, 0o777, 0o1777])
 def test_mkdir_sets_the_mode_without_a_umask(spot: Spot, mode: int) -> None:
     spot.nfs.mkdir(spot.fh, b"new", Sattr3(mode=mode)).must()

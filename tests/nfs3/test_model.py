@@ -124,7 +124,7 @@ class Twin:
             try:
                 os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode & 0o777, dir_fd=fd))
             except FileExistsError:
-                if guarded or not stat.S_ISREG(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+                if guarded:
                     raise
                 return
             os.chmod(name, mode, dir_fd=fd)

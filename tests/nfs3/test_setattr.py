@@ -52,6 +52,17 @@ def test_setattr_mode_with_bits_above_twelve_ignores_them(spot: Spot) -> None:
     assert stat.S_IMODE(spot.local(b"file").stat().st_mode) == (0o640 if res.ok else 0o644)
 
 
+def test_setattr_mode_of_a_symlink_is_passed_over(spot: Spot) -> None:
+    """lchmod(2) of BSD clients: a link has no mode here; a kernel server says OK, too."""
+    spot.local(b"target").write_bytes(b"")
+    spot.local(b"target").chmod(0o644)
+    spot.local(b"link").symlink_to("target")
+    fh = spot.nfs.lookup(spot.fh, b"link").must().h
+    spot.nfs.setattr(fh, Sattr3(mode=0o600, mtime=(5, 0))).must()
+    assert spot.nfs.getattr(fh).must().a.mtime == (5, 0)
+    assert stat.S_IMODE(spot.local(b"target").stat().st_mode) == 0o644
+
+
 @pytest.mark.root
 def test_setattr_owner_and_group_by_root(spot: Spot) -> None:
     fh = spot.file()
