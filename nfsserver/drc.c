@@ -30,7 +30,8 @@
 #define SPINS 200                             /* tries before a waiter gives up its turn on the processor */
 #define YIELDS 50                             /* turns given up before it sleeps between tries: the owner may wait for a disk */
 #define NAP_NS 100000
-#define TRIES 5                                /* turns given up before the loop leaves a WRITE to the pool: some us each */
+#define TRIES 10                              /* turns given up before the loop leaves a WRITE to the pool: some us each */
+#define LOOKS 30                              /* looks before each: as long as another's small WRITE takes; more is waste when it waits */
 #define DOUBTS 100                            /* turns before it looks whether the owner lives: some ms */
 
 enum { FREE, RUNNING, DONE };
@@ -151,12 +152,14 @@ shared_lock *dir_trylock(u64 dev, u64 ino)
 {
 	lock_t *m = dir_place(dev, ino);
 	u64 owner, me = (u64)W.incarnation << 8 | (W.slot + 1);
-	for (u32 i = 0; i < SPINS * TRIES; i++) {
+	for (u32 i = 0; i < LOOKS * TRIES; i++) {
 		owner = 0;
-		if (atomic_compare_exchange_weak_explicit(m, &owner, me, memory_order_acquire, memory_order_relaxed))
+		if (!atomic_load_explicit(m, memory_order_relaxed) && atomic_compare_exchange_weak_explicit(m, &owner, me, memory_order_acquire, memory_order_relaxed))
 			return (shared_lock *)m;
-		if (i % SPINS == SPINS - 1)
+		if (i % LOOKS == LOOKS - 1)
 			sched_yield();
+		else
+			__builtin_ia32_pause();
 	}
 	return NULL;
 }
