@@ -51,7 +51,7 @@ nfssvc_shim/_nfssvc.abi3.so: $(wildcard nfssvc_shim/*.c nfssvc_shim/*.h) nfssvc_
 	@touch $@
 
 # The same call for programs in C.  SOVERSION moves when a record or a number changes its meaning.
-LIBSOURCES = $(addprefix nfssvc_shim/,copy.c xdr.c records.c channel.c bsd44.c nfssvc.c)
+LIBSOURCES = $(addprefix nfssvc_shim/,copy.c xdr.c records.c channel.c kept.c bsd44.c nfssvc.c)
 lib: $(BUILD)/libnfssvc.so
 $(BUILD)/libnfssvc.so: $(LIBSOURCES) nfssvc_shim/nfssvc.h nfssvc_shim/wire.h
 	@mkdir -p $(BUILD)

@@ -8,7 +8,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ["copy.c", "xdr.c", "records.c", "channel.c", "bsd44.c", "nfssvc.c", "stats.c", "answer.c"]
+SOURCES = ["copy.c", "xdr.c", "records.c", "channel.c", "kept.c", "bsd44.c", "nfssvc.c", "stats.c", "answer.c"]
 
 ffi = FFI()
 ffi.cdef("""

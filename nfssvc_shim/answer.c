@@ -1,12 +1,12 @@
 /* answer.c: the call socket's first hand, in the control half (nfsd_master/callsock.py); not part of libnfssvc.
  *
  * Duty: answer, without a turn of Python, what every local user may ask and what needs only the shared counters: SRVSTATS without
- * the workers' rows, and USERCOUNT.  Programs that watch a server ask that often, and each time over a new connection.
+ * the workers' rows, and USERCOUNT.  Programs that watch a server ask that often; those of libnfssvc keep a connection for it (kept.c).
  *
- * Theory of operation.  A new connection is kept here until it asks for something else; then it goes to the caller for good, with
- * that message unread, and so does the oldest one when there are more than FRESH: silent peers take no place from others here, and
- * the caller's limits are those that count.  A message is looked at before it is taken, so nothing has to be given back.  All is
- * non-blocking; a peer that does not read its answer loses its connection.
+ * Theory of operation.  A connection is kept here until it asks for something else; then it goes to the caller for good, with that
+ * message unread, and so does the one that was silent for longest when there are more than FRESH: silent peers take no place from
+ * others here, and the caller's limits are those that count.  A message is looked at before it is taken, so nothing has to be given
+ * back.  All is non-blocking; a peer that does not read its answer loses its connection.
  */
 #define _GNU_SOURCE
 #include "answer.h"
@@ -30,7 +30,7 @@ _Static_assert(ANSWER_ROOM >= ACCEPTS + EVENTS + FRESH, "each may go to the call
 
 static const uint64_t *counters;
 static int poller = -1, door = -1;
-static int fresh[FRESH]; /* the oldest first */
+static int fresh[FRESH]; /* the one that was silent for longest first */
 static int n_fresh;
 static int *out, n_out;
 
@@ -44,6 +44,13 @@ static void let_go(int fd)
 			return;
 		}
 	}
+}
+
+/* It was served: of those that are kept here the ones that ask go last. */
+static void renew(int fd)
+{
+	let_go(fd);
+	fresh[n_fresh++] = fd;
 }
 
 static void hang_up(int fd)
@@ -113,6 +120,8 @@ static void serve(int fd)
 		hand_over(fd);
 	else if (recv(fd, &r, sizeof r, MSG_DONTWAIT) != n || !answer(fd, &r))
 		hang_up(fd);
+	else
+		renew(fd);
 }
 
 /* ---- newcomers */

@@ -1,7 +1,8 @@
 /* channel.c: one request and its reply over the call socket (PROTOCOL.md, section 2; nfssvc_shim/channel.py is the other end).
  *
  * A connection lives for one call: the server takes the caller's rights from connect(2), so a process that gave its
- * privilege up asks without it, and nothing is left in the process that fork(2) or closefrom(3) could upset.
+ * privilege up asks without it, and nothing is left in the process that fork(2) or closefrom(3) could upset.  (kept.c has the
+ * exception.)
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -22,7 +23,7 @@
 #define MAX_INLINE 65536u
 #define MAX_BODY (64u << 20)
 #define SEALS (F_SEAL_WRITE | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
-#define SERIAL 1u     /* one request a connection */
+#define SERIAL 1u     /* one request at a time */
 #define DEADLINE_S 60 /* longer than the server takes to fence a stuck worker; NFSD alone waits for ever */
 
 /* ---- where the server is */

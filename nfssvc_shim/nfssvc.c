@@ -161,7 +161,7 @@ static int statistics(unsigned flag, const void *argp)
 	struct nfssvc_msg msg = { .body = &alone, .body_len = flag == W_SRVSTATS ? sizeof alone : 0 };
 	int err = nfssvc_copyin(iov, argp, sizeof iov);
 	if (!err)
-		err = nfssvc_exchange(NULL, flag, &msg);
+		err = flag == W_SRVSTATS || flag == W_USERCOUNT ? nfssvc_ask_often(flag, &msg) : nfssvc_exchange(NULL, flag, &msg);
 	if (err)
 		return err;
 	if (flag == W_EXPORTSTATS || flag == W_USERSTATS)
@@ -319,8 +319,9 @@ static int freebsd_getstats(int flags, void *argp)
 {
 	struct nfsrvstats counters;
 	struct body none = { 0 };
-	struct nfssvc_msg msg = { 0 };
-	int err = nfssvc_exchange(NULL, W_SRVSTATS, &msg);
+	uint32_t alone = be(SUMS_ALONE);
+	struct nfssvc_msg msg = { .body = &alone, .body_len = sizeof alone };
+	int err = nfssvc_ask_often(W_SRVSTATS, &msg);
 	if (!err && msg.reply_len < SRVSTATS_SIZE)
 		err = EPROTO;
 	if (!err) {

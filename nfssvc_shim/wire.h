@@ -52,6 +52,9 @@ int nfssvc_talk(int sock, unsigned flag, struct nfssvc_msg *msg, unsigned *came)
 int nfssvc_exchange(const char *path, unsigned flag, struct nfssvc_msg *msg);
 void nfssvc_release(struct nfssvc_msg *msg); /* frees the reply, closes its descriptors */
 
+/* kept.c: as nfssvc_exchange(NULL, ...), for what every user may ask and what may be asked twice. */
+int nfssvc_ask_often(unsigned flag, struct nfssvc_msg *msg);
+
 /* bsd44.c */
 int nfssvc_bsd44_nfsd(int flags, void *argp);
 #define BSD44_AUTHIN 0x010

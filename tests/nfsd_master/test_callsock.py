@@ -82,3 +82,24 @@ def test_connections_that_asked_nothing_yet_are_kept_when_no_more_are_taken(shar
     first.close()
     for client in calls.clients():
         calls.drop(client, "the test is over")
+
+
+def test_the_one_that_was_silent_for_longest_makes_room(shared: state.State, listener: socket.socket) -> None:
+    """A kept connection that asks now and then stays where it is answered without a turn of Python, whoever else connects."""
+    loop, in_python = Loop(), list[int]()
+    calls = CallSocket(loop, listener, os.geteuid(), shared, on_call=lambda client, msg, fds: in_python.append(msg.flag),
+                       on_gone=lambda _: None)
+    often, silent = asked(listener, Nfssvc.USERCOUNT), list[socket.socket]()
+    for serial in range(2, 50):
+        run_until_readable(loop, often)
+        assert often.recv()[0].body == bytes(4)
+        silent.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        silent[-1].connect(listener.getsockname())
+        often.send(Message(Nfssvc.USERCOUNT, serial))
+    run_until_readable(loop, often)
+    assert not in_python
+    for sock in (*silent, often):
+        sock.close()
+    calls.stop_accepting()
+    for client in calls.clients():
+        calls.drop(client, "the test is over")
