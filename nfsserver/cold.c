@@ -79,13 +79,13 @@ static int wait_for(struct call *c, const u8 *arg, struct job *j)
 	return V_WAITS;
 }
 
-/* The object of a kernel handle on `fs` is to be opened for call c, whose arguments begin with it.  0: here and now; V_WAITS: a thread
+/* The object of a kernel handle on `fs` is to be opened by its mount for call c, whose arguments begin with it.  0: here and now; V_WAITS: a thread
  * does it. */
-int wait_for_handle(struct call *c, i32 fs, u32 type, const u8 *bytes, u32 n)
+int wait_for_handle(struct call *c, i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n)
 {
 	if (!c->eng || c->obj >= 0 || waited(c) || !is_slow(fs, c->t0))
 		return 0;
-	struct job *j = job_open(fs, W.fs[fs].mntfd, type, bytes, n);
+	struct job *j = job_open(fs, mntfd, type, bytes, n);
 	return j ? wait_for(c, c->arg, j) : 0;
 }
 

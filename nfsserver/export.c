@@ -43,9 +43,32 @@ static int put_removable(u32 id, u32 flags, const char *path, u64 salt, u32 row)
 		free(copy);
 		return fs < 0 ? ENFILE : ENOMEM;
 	}
-	next_exps[next_n++] = (struct export){ .id = id, .flags = flags, .fs = fs, .rootfd = -1, .salt = salt, .row = row, .path = copy,
-					       .is_dir = 1 };
+	next_exps[next_n++] = (struct export){ .id = id, .flags = flags, .fs = fs, .rootfd = -1, .mntid = -1, .salt = salt, .row = row,
+					       .path = copy, .is_dir = 1 };
 	return 0;
+}
+
+static int mount_at(int fd)
+{
+	struct kernel_handle k;
+	int mntid = -1;
+	kernel_handle_of(fd, "", &k, &mntid);
+	return mntid;
+}
+
+/* A root that stands keeps its descriptor: two tables of 10,000 exports would not fit into 20,000 files. */
+static void keep_root(struct export *e)
+{
+	i32 place = exp_find(e->id);
+	const struct export *old = place < 0 ? NULL : &W.exps[place];
+	if (!old || old->flags & EX_REMOVABLE || old->rootfd < 0)
+		return;
+	e->borrowed = old->root_dev == e->root_dev && old->root_ino == e->root_ino && mount_of(old, old->fs) == mount_of(e, e->fs);
+	e->moved = !e->borrowed;
+	if (e->borrowed) {
+		close(e->rootfd);
+		e->rootfd = old->rootfd;
+	}
 }
 
 /* Must be called in ascending order of ids.  Returns 0 or an errno (the export is left out). */
@@ -87,28 +110,25 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 		close(fd);
 		return ENOMEM;
 	}
-	/* A root that stands keeps its descriptor: two tables of 10,000 exports would not fit into 20,000 files. */
-	i32 old = exp_find(id);
-	u8 borrowed = old >= 0 && !(W.exps[old].flags & EX_REMOVABLE) && W.exps[old].rootfd >= 0 && W.exps[old].root_dev == st.st_dev
-		      && W.exps[old].root_ino == st.st_ino;
-	if (borrowed) {
-		close(fd);
-		fd = W.exps[old].rootfd;
-	}
-	next_exps[next_n++] = (struct export){ .id = id, .flags = flags, .fs = fs, .rootfd = fd, .root_dev = st.st_dev, .root_ino = st.st_ino,
-					       .salt = salt, .row = row, .path = copy, .is_dir = (u8)is_dir, .borrowed = borrowed };
+	struct export *e = &next_exps[next_n++];
+	*e = (struct export){ .id = id, .flags = flags, .fs = fs, .rootfd = fd, .mntid = mount_at(fd), .root_dev = st.st_dev,
+			      .root_ino = st.st_ino, .salt = salt, .row = row, .path = copy, .is_dir = (u8)is_dir };
+	if (e->mntid == W.fs[fs].mntid)
+		e->mntid = -1;
+	keep_root(e);
 	return 0;
 }
 
-/* Places in the table are another's now.  An object whose export went goes, too; a call in the pool may still answer with its
+/* Places in the table are another's now.  An object whose export went, or is on another mount, goes, too; a call in the pool may still answer with its
  * attributes, for which there is an empty export behind the last one.  Rights under the new export are the gate's to look at. */
 static void obj_move(i32 o)
 {
 	struct obj *b = &W.objs[o];
 	b->exp = exp_find(b->expid);
-	if (b->exp >= 0)
+	if (b->exp >= 0 && !W.exps[b->exp].moved)
 		return;
-	b->exp = (i32)W.n_exps;
+	if (b->exp < 0)
+		b->exp = (i32)W.n_exps;
 	obj_drop(o);
 }
 

@@ -96,7 +96,7 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 		int mntid, err = kernel_handle_of(d->fd, name, &k, &mntid);
 		if (err && err != EOVERFLOW && err != EOPNOTSUPP)
 			return status_of(err);
-		if (!err && mntid == W.fs[fs].mntid) {
+		if (!err && mntid == mount_of(&W.exps[exp], fs)) {
 			u8 len = mint_kernel(&W.exps[exp], &W.fs[fs], &k, fh);
 			i32 o = obj_find(fh, len);
 			if (o >= 0 && W.objs[o].exp_gen == W.generation && !obj_stat(o, st)) {
@@ -182,7 +182,7 @@ u8 name_to_fh(i32 dir, const char *name, u8 *fh, i32 *o, struct stat *st)
 	struct obj *d = &W.objs[dir];
 	struct kernel_handle k;
 	int mntid;
-	if (by_path(d->exp, d->fs) || kernel_handle_of(d->fd, name, &k, &mntid) || mntid != W.fs[d->fs].mntid)
+	if (by_path(d->exp, d->fs) || kernel_handle_of(d->fd, name, &k, &mntid) || mntid != mount_of(&W.exps[d->exp], d->fs))
 		return 0;
 	u8 len = mint_kernel(&W.exps[d->exp], &W.fs[d->fs], &k, fh);
 	*o = obj_find(fh, len);
@@ -190,6 +190,25 @@ u8 name_to_fh(i32 dir, const char *name, u8 *fh, i32 *o, struct stat *st)
 		return len;
 	*o = -1;
 	return fstatat(d->fd, name, st, AT_SYMLINK_NOFOLLOW) || (u64)st->st_dev != W.fs[d->fs].dev ? 0 : len;
+}
+
+/* *fd is an O_PATH descriptor for a handle of the kernel scheme on `fs`, or -1 with errno.  0, V_WAITS. */
+static int open_kernel_handle(struct call *c, const struct export *e, i32 fs, const u8 *fh, int *fd)
+{
+	int own, mntfd = mount_fd(e, fs, &own);
+	*fd = -1;
+	if (mntfd < 0)
+		return 0;
+	int status = wait_for_handle(c, fs, mntfd, fh[2], fh + 16, fh[3]);
+	if (!status && (*fd = opened_take(c)) == NOT_OPENED)
+		*fd = open_kernel_scheme(mntfd, fh[2], fh + 16, fh[3]);
+	else if (!status && *fd < 0)
+		errno = -*fd;
+	int err = errno;
+	if (own)
+		close(mntfd);
+	errno = err;
+	return status;
 }
 
 static int open_handle(struct call *c, const u8 *fh, u32 len, i32 *out)
@@ -220,13 +239,8 @@ static int open_handle(struct call *c, const u8 *fh, u32 len, i32 *out)
 			return e->flags & EX_CROSSMNT ? V_FS : ERR_STALE;
 		if (fs != e->fs && !(e->flags & EX_CROSSMNT))
 			return ERR_STALE;
-		if ((status = wait_for_handle(c, fs, fh[2], fh + 16, fh[3])))
+		if ((status = open_kernel_handle(c, e, fs, fh, &fd)))
 			return status;
-		fd = opened_take(c);
-		if (fd < 0 && fd != NOT_OPENED)
-			errno = -fd;
-		else if (fd < 0)
-			fd = open_kernel_scheme(W.fs[fs].mntfd, fh[2], fh + 16, fh[3]);
 	}
 	if (fd < 0)
 		return fh[1] & FH_PATH || errno == ESTALE || errno == EINVAL || errno == ENOENT ? ERR_STALE : status_of(errno);

@@ -20,6 +20,8 @@ int fh3_of_fh2(const u8 *fh2, u8 fh[FH_MAX], u32 *len);
 /* fs.c */
 i32 fs_add(int fd, const u8 *fsid, int path_scheme);
 i32 fs_of_fsid(const u8 *fsid);
+int mount_of(const struct export *e, i32 fs);
+int mount_fd(const struct export *e, i32 fs, int *own);
 
 /* obj.c */
 int obj_drop_oldest(void);

@@ -66,6 +66,17 @@ i32 fs_add(int fd, const u8 *fsid, int path_scheme)
 	return i;
 }
 
+/* The mount on which an export has its objects of `fs`: a bind mount may be read-only where the other is not. */
+int mount_of(const struct export *e, i32 fs) { return fs == e->fs && e->mntid >= 0 ? e->mntid : W.fs[fs].mntid; }
+
+/* A descriptor on that mount for open_by_handle_at(2), or -1; *own: it is to be closed. */
+int mount_fd(const struct export *e, i32 fs, int *own)
+{
+	char buf[32];
+	*own = fs == e->fs && e->mntid >= 0;
+	return *own ? openat(W.procfd, procpath(e->rootfd, buf), O_RDONLY | O_NONBLOCK | O_CLOEXEC) : W.fs[fs].mntfd;
+}
+
 i32 fs_of_fsid(const u8 *fsid)
 {
 	for (u32 i = 0; i < W.n_fs; i++)

@@ -80,6 +80,7 @@ struct export {
 	u32 id, flags;
 	i32 fs;
 	int rootfd;       /* O_PATH of the exported directory */
+	int mntid;        /* its mount, where that is another than the file system's; else -1 */
 	u64 root_dev, root_ino;
 	u64 salt;         /* hash of the password, 0 without one */
 	u32 row;          /* in the shared table of export statistics */
@@ -89,6 +90,7 @@ struct export {
 	u8 rootfh_len;
 	u8 is_dir;
 	u8 borrowed;      /* in a table that is being made: rootfd is still the old table's */
+	u8 moved;         /* another directory, or another mount, than in the old table */
 };
 
 struct obj {
@@ -335,7 +337,7 @@ int is_slow(i32 fs, u64 now_ns);
 void was_long(i32 fs, u64 now_ns, u64 took_ns, int blocked);
 void cold_begin(const struct call *c, i32 fs);
 void cold_end(const struct call *c, u64 now_ns);
-int wait_for_handle(struct call *c, i32 fs, u32 type, const u8 *bytes, u32 n);
+int wait_for_handle(struct call *c, i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n);
 int wait_for_name(struct call *c, i32 dir, const char *name, int keep);
 void opened_put(const struct call *c, int fd, u32 generation);
 int opened_take(const struct call *c);
