@@ -68,22 +68,56 @@ static void acl_of_xattr(struct acl *a, const struct xattr_acl *x, u32 n, const 
 	}
 }
 
+/* Most objects have no ACL, which is remembered: setting one changes the ctime.  st: the attributes now. */
+static int is_bare(i32 o, int is_default, const struct stat *st)
+{
+	const struct obj *b = &W.objs[o];
+	return b->bare_kinds >> is_default & 1 && b->bare.tv_sec == st->st_ctim.tv_sec && b->bare.tv_nsec == st->st_ctim.tv_nsec;
+}
+
+static void note_bare(i32 o, int is_default, const struct stat *st)
+{
+	struct obj *b = &W.objs[o];
+	if (b->bare.tv_sec != st->st_ctim.tv_sec || b->bare.tv_nsec != st->st_ctim.tv_nsec)
+		b->bare_kinds = 0;
+	b->bare = st->st_ctim;
+	b->bare_kinds |= (u8)(1 << is_default);
+}
+
+/* The length of the attribute; 0: there is none, or an -errno. */
+static ssize_t ask_acl(struct call *c, int is_default, const struct stat *st, struct xattr_acl *x)
+{
+	i32 o = c->obj;
+	char path[48];
+	if (S_ISLNK(st->st_mode) || is_bare(o, is_default, st))
+		return 0;
+	if (ident_become(c->ident))
+		return -EAGAIN;
+	int lasts = settled(st), fd = W.objs[o].wfd >= 0 ? W.objs[o].wfd : W.objs[o].rfd; /* settled first: what comes later shows */
+	ssize_t n = fd >= 0 ? fgetxattr(fd, names[is_default], x, sizeof *x) : getxattr(object_path(o, path), names[is_default], x, sizeof *x);
+	if (n >= 0)
+		return n ? n : -EIO;
+	if (errno != ENODATA && errno != EOPNOTSUPP)
+		return -errno;
+	if (lasts)
+		note_bare(o, is_default, st);
+	return 0;
+}
+
 /* 0 or an errno; an object without an access ACL has the one of its mode, one without a default ACL has none. */
-static int read_acl(i32 o, int is_default, const struct stat *st, struct acl *a)
+static int read_acl(struct call *c, int is_default, const struct stat *st, struct acl *a)
 {
 	struct xattr_acl x;
-	char path[48];
 	a->n = 0;
-	if (is_default && !is_dir(o))
+	if (is_default && !is_dir(c->obj))
 		return 0;
-	ssize_t n = S_ISLNK(st->st_mode) ? -1 : getxattr(object_path(o, path), names[is_default], &x, sizeof x);
-	if (n < 0) {
-		if (!S_ISLNK(st->st_mode) && errno != ENODATA && errno != EOPNOTSUPP)
-			return errno;
-		if (!is_default)
-			acl_of_mode(a, st);
+	ssize_t n = ask_acl(c, is_default, st, &x);
+	if (n < 0)
+		return (int)-n;
+	if (!n && !is_default)
+		acl_of_mode(a, st);
+	if (!n)
 		return 0;
-	}
 	if (n < 4 || (n - 4) % 8 || le32toh(x.version) != XATTR_VERSION)
 		return EIO;
 	acl_of_xattr(a, &x, (u32)(n - 4) / 8, st);
@@ -115,12 +149,10 @@ int vn_getacl(struct call *c)
 		return ERR_NOTSUPP;
 	if (mask & ~15u)
 		return ERR_INVAL;
-	if (ident_become(c->ident))
-		return ERR_JUKEBOX;
 	access.n = dflt.n = 0;
-	if (mask & (MASK_ACL | MASK_COUNT) && (err = read_acl(c->obj, 0, &st, &access)))
+	if (mask & (MASK_ACL | MASK_COUNT) && (err = read_acl(c, 0, &st, &access)))
 		return status_of(err);
-	if (mask & (MASK_DEFAULT | MASK_DEFAULT_COUNT) && (err = read_acl(c->obj, 1, &st, &dflt)))
+	if (mask & (MASK_DEFAULT | MASK_DEFAULT_COUNT) && (err = read_acl(c, 1, &st, &dflt)))
 		return status_of(err);
 	if (reply_open(c, 4 + POST + 4 + 16 + 12 * (access.n + dflt.n)))
 		return V_DROP;

@@ -66,8 +66,8 @@ static void note_end(struct page *pg, u64 next)
 	pg->pos = next;
 }
 
-/* No change of this directory can hide in the tick of the clock that its ctime shows (whole seconds: see settle_ns). */
-static int settled(const struct stat *st)
+/* No change of this object from now on can hide in the tick of the clock that its ctime shows (whole seconds: see settle_ns). */
+int settled(const struct stat *st)
 {
 	struct timespec now;
 	clock_gettime(CLOCK_REALTIME, &now);

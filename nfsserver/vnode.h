@@ -108,6 +108,8 @@ struct obj {
 	u32 unsealed_s;          /* when, and at which ctime, it was seen neither immutable nor append-only */
 	u64 unsealed;
 	u64 written_from, written_to; /* ctimes between which only our own WRITEs changed it; obj_written() */
+	struct timespec bare;    /* settled ctime at which it had no ACLs of these kinds (bits, acl.c) */
+	u8 bare_kinds;
 	u64 ino;
 };
 
@@ -314,6 +316,9 @@ int is_public(const struct call *c);
 
 /* gate.c */
 void vn_forget_grants(void);
+
+/* dir.c */
+int settled(const struct stat *st);
 
 /* cluster.c */
 int host_known(const struct call *c);
