@@ -39,9 +39,9 @@ int may(struct call *c, i32 o, const struct stat *st, int want)
 				       .uid = st->st_uid, .gid = st->st_gid, .mode = (u16)st->st_mode };
 	int missing = want & ~v->known;
 	if (missing) {
-		struct timespec now;
 		if (ident_become(c->ident))
 			return -1;
+		v->settled = (u8)settled(st); /* before it is asked: a change in the same tick of the clock afterwards would not show */
 		if (!v->known) /* from before the first question */
 			v->acl = b->written_to == ctime ? acl_now(b) : 0;
 		for (int bit = 1; bit <= 4; bit <<= 1) {
@@ -55,10 +55,6 @@ int may(struct call *c, i32 o, const struct stat *st, int want)
 			else
 				v->may &= (u8)~bit;
 		}
-		int answer = (v->may & want) == want;
-		clock_gettime(CLOCK_REALTIME, &now);
-		v->settled = ns_of(&now) >= ctime + settle_ns(st); /* else a change in the same tick of the clock would not show */
-		return answer;
 	}
 	return (v->may & want) == want;
 }
