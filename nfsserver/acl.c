@@ -72,16 +72,15 @@ static void acl_of_xattr(struct acl *a, const struct xattr_acl *x, u32 n, const 
 static int is_bare(i32 o, int is_default, const struct stat *st)
 {
 	const struct obj *b = &W.objs[o];
-	return b->bare_kinds >> is_default & 1 && b->bare.tv_sec == st->st_ctim.tv_sec && b->bare.tv_nsec == st->st_ctim.tv_nsec;
+	return b->bare_kinds >> is_default & 1 && b->bare == ns_of(&st->st_ctim);
 }
 
 static void note_bare(i32 o, int is_default, const struct stat *st)
 {
 	struct obj *b = &W.objs[o];
-	if (b->bare.tv_sec != st->st_ctim.tv_sec || b->bare.tv_nsec != st->st_ctim.tv_nsec)
-		b->bare_kinds = 0;
-	b->bare = st->st_ctim;
-	b->bare_kinds |= (u8)(1 << is_default);
+	u64 ctime = ns_of(&st->st_ctim);
+	b->bare_kinds = (u8)((b->bare == ctime ? b->bare_kinds : 0) | 1 << is_default);
+	b->bare = ctime;
 }
 
 /* The length of the attribute; 0: there is none, or an -errno. */

@@ -108,7 +108,7 @@ struct obj {
 	u32 unsealed_s;          /* when, and at which ctime, it was seen neither immutable nor append-only */
 	u64 unsealed;
 	u64 written_from, written_to; /* ctimes between which only our own WRITEs changed it; obj_written() */
-	struct timespec bare;    /* settled ctime at which it had no ACLs of these kinds (bits, acl.c) */
+	u64 bare;                /* settled ctime at which it had no ACLs of these kinds (bits, acl.c) */
 	u8 bare_kinds;
 	u64 ino;
 };
