@@ -135,7 +135,7 @@ void vn_sweep(u32, u32, u32);
 void vn_errno_table(const int *);
 """ + "\n".join(line for line in CDEF.splitlines() if line.startswith(_DECLARED))
 
-_SOURCES = ("siphash", "worker", "ident", "handle", "fs", "obj", "path", "export", "fh", "rights", "open",
+_SOURCES = ("siphash", "worker", "locks", "ident", "handle", "fs", "obj", "path", "export", "fh", "rights", "open",
             "fsid", "gate", "attr", "change", "cold", "facts", "data", "make", "names", "dir", "pool", "sync", "rows", "drc",
             "users", "v2", "acl", "removable", "webnfs", "cluster", "trace")
 

@@ -166,6 +166,18 @@ const char *procpath(int fd, char buf[32]);
 i32 exp_find(u32 id);
 int status_of(int err);
 
+/* locks.c */
+#define N_DIRLOCKS 4096
+typedef _Atomic u64 shared_lock; /* 0, or incarnation << 8 | slot + 1 */
+void locks_init(shared_lock *users, shared_lock *dirs);
+int worker_lives(u32 slot, u32 incarnation);
+void shared_take(shared_lock *m);
+void shared_unlock(shared_lock *m);
+shared_lock *dir_lock(u64 dev, u64 ino);
+shared_lock *dir_trylock(u64 dev, u64 ino);
+void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, shared_lock **a, shared_lock **b);
+shared_lock *users_lock(void);
+
 /* ident.c */
 int ident_init(int root, int keep_caps);
 int ident_become(u32 ident);            /* this thread's fsuid, fsgid, groups; 0 or an errno (the call must then fail) */
@@ -254,7 +266,6 @@ static inline int is_link(i32 o) { return W.objs[o].type == S_IFLNK >> 12; }
 static inline int is_dots(const char *name) { return name[0] == '.' && (!name[1] || (name[1] == '.' && !name[2])); }
 
 struct sattr { u8 set_mode, set_uid, set_gid, set_size, atime, mtime; u32 mode, uid, gid; u64 size; struct timespec at, mt; };
-typedef struct shared_lock shared_lock;
 
 /* change.c */
 struct change { i32 dir; shared_lock *lock; struct stat pre, post; int has_pre; }; /* has_pre -1: no attributes from after */
@@ -379,12 +390,7 @@ int sync_fs_now(int fd, i32 fs);
 void drc_store(struct call *c);
 void drc_forget(struct call *c);
 void drc_note(struct call *c, u64 note);
-shared_lock *dir_lock(u64 dev, u64 ino);
-shared_lock *dir_trylock(u64 dev, u64 ino);
-void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, shared_lock **a, shared_lock **b);
-void shared_unlock(shared_lock *m);
 int drc_init(int fd);
-shared_lock *users_lock(void);
 
 /* users.c */
 u32 user_row(const struct call *c, u32 expid, u64 *serial);
