@@ -123,21 +123,24 @@ int vn2_readdir(struct call *c);
 int vn2_statfs(struct call *c);
 """
 
-# The functions that vnode.h does not declare, by the beginnings of their lines.
+# The functions that parts.h does not declare, by the beginnings of their lines.
 _DECLARED = ("int vn_", "int vn2_", "int row_", "u32 vn_", "u64 *vn_", "u64 vn_", "void vn_", "int exp_", "u32 exp_",
              "void exp_", "i32 fs_", "int ident_get", "int drc_begin", "void drc_forget")
 
-# What vnode.h does not declare, for the wrappers that cffi makes.
+# What parts.h does not declare, for the wrappers that cffi makes.
 SOURCE = """
 #include "../oncrpc/engine.h"
-#include "vnode.h"
+#include "parts.h"
 void vn_sweep(u32, u32, u32);
 void vn_errno_table(const int *);
 """ + "\n".join(line for line in CDEF.splitlines() if line.startswith(_DECLARED))
 
-_SOURCES = ("siphash", "worker", "locks", "ident", "handle", "fs", "obj", "path", "export", "fh", "rights", "open",
-            "fsid", "gate", "attr", "change", "cold", "facts", "data", "make", "names", "dir", "pool", "sync", "rows", "drc",
-            "users", "v2", "acl", "removable", "webnfs", "cluster", "trace")
+# From the ground up, as in parts.h.
+SOURCES = [f"nfsserver/{name}.c" for name in (
+    "siphash", "worker", "sync", "locks", "grant", "ident", "drc", "handle", "fsid", "fs", "work", "pool", "jobs",
+    "cold", "obj", "removable", "path", "export", "args", "fh", "rights", "open", "attr", "v2_result", "reply",
+    "users", "cluster", "change", "data", "facts", "make", "webnfs", "names", "dir", "acl", "v2", "done", "gate",
+    "getfh", "rows", "start", "trace")]
 
 ffi = FFI()
 ffi.include(rpc_ffi)
@@ -145,9 +148,10 @@ ffi.cdef(CDEF)
 ffi.set_source(
     "nfsserver._vnode",
     SOURCE,
-    sources=[f"nfsserver/{name}.c" for name in _SOURCES],
+    sources=SOURCES,
     include_dirs=["nfsserver", "nfssvc_shim", "oncrpc"],
-    depends=["nfsserver/vnode.h", "nfsserver/fh.h", "nfssvc_shim/state.h", "oncrpc/rpc.h", "oncrpc/engine.h", "oncrpc/trace.h"],
+    depends=["nfsserver/vnode.h", "nfsserver/parts.h", "nfsserver/fh.h", "nfsserver/job.h", "nfsserver/v2.h",
+             "nfssvc_shim/state.h", "oncrpc/rpc.h", "oncrpc/engine.h", "oncrpc/trace.h"],
     define_macros=[("_GNU_SOURCE", "1")],
     py_limited_api=True,
     extra_compile_args=["-O2", "-Wall", "-Wextra", "-fvisibility=hidden", "-flto=auto"],  # calls pass through many files

@@ -10,7 +10,7 @@
  * The kernel keeps them in the extended attributes system.posix_acl_access and _default, which it checks and applies itself; both
  * calls run as the caller.  What is not asked for by the mask has no entries, and is left alone by SETACL.  In version 2 the
  * attributes are a fattr (v2.c). */
-#include "vnode.h"
+#include "parts.h"
 #include <stdio.h>
 #include <endian.h>
 #include <sys/xattr.h>

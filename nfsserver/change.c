@@ -1,6 +1,6 @@
 /* change.c: what all changes have in common: attributes from before and after (wcc_data), what was there before, in case this worker
  * dies (drc.c), and being durable before the answer. */
-#include "vnode.h"
+#include "parts.h"
 
 void change_begin(struct change *ch, i32 dir)
 {

@@ -15,7 +15,7 @@
  *
  * Names with a "$$" of their own are left alone, so that the tagged files themselves can be reached.  What a client is called is found
  * out before the first of its calls that has a name in it (gate.c, hosts.py).  Source: unfsd(8), tags(7) of unfs3. */
-#include "vnode.h"
+#include "parts.h"
 #include <stdio.h>
 
 #define MAX_HOST 255

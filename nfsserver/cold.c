@@ -7,7 +7,7 @@
  *
  * Blocked is not the same as not scheduled: a call of up to SURE_NS may have lost the processor to another process.  The first of
  * these begins a watch, during which the thread's voluntary switches are counted before and after each call (getrusage(2), 0.2 us). */
-#include "vnode.h"
+#include "parts.h"
 #include <linux/openat2.h>
 #include <sys/resource.h>
 
@@ -18,13 +18,6 @@
 
 static u64 switches;                 /* at the beginning of the call under way, of a file system that is watched */
 static u64 last_ns;                  /* the end of the call before */
-
-/* How often this thread gave the processor up to wait for something. */
-u64 own_switches(void)
-{
-	struct rusage r;
-	return getrusage(RUSAGE_THREAD, &r) ? 0 : (u64)r.ru_nvcsw;
-}
 
 int is_slow(i32 fs, u64 now_ns) { return W.fs[fs].slow_until > now_ns; }
 

@@ -1,11 +1,9 @@
 /* data.c: READ, WRITE, COMMIT.  RFC 1813 section 3.3. */
-#include "vnode.h"
+#include "parts.h"
 #include <linux/magic.h>
 #include <stdio.h>
 #include <sys/uio.h>
 #include <sys/vfs.h>
-
-#define READ_HEAD (4 + POST + 12)
 
 /* The READ3resok around `n` bytes of `count` that stand at c->res + READ_HEAD.  Nothing where something was asked for is the end,
  * whatever the size was before: no bytes and no end would be an error to a client. */
@@ -92,8 +90,10 @@ int vn_read(struct call *c)
 	int got = count ? read_cached(b->fs, fd, c->res + READ_HEAD, count, offset, (u64)st.st_size, &n) : 1;
 	if (got < 0)
 		return status_of(errno);
-	if (!got)
-		return pool_read(c, fd, offset, count, &st);
+	if (!got && (status = pool_read(c, fd, offset, count, &st)))
+		return status;
+	if (!got && (n = pread(fd, c->res + READ_HEAD, count, (off_t)offset)) < 0)
+		return status_of(errno);
 	finish_read(c, offset, (u32)n, count, &st);
 	return vn_close(c, OK);
 }
@@ -104,21 +104,6 @@ static void mark_dirty(struct obj *b)
 		atomic_fetch_add((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
 	b->dirty = 1;
 	b->unstable++;
-}
-
-/* Any thread. */
-ssize_t write_all(int fd, const u8 *data, u32 count, u64 offset)
-{
-	u32 done = 0;
-	while (done < count) {
-		ssize_t n = pwrite(fd, data + done, count - done, (off_t)(offset + done));
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n <= 0)
-			return done ? (ssize_t)done : -1;
-		done += (u32)n;
-	}
-	return done;
 }
 
 static int get_write(const struct call *c, struct write *w)

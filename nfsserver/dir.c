@@ -9,7 +9,7 @@
  * 32-bit clients (unfsd -3, NX_32BITCLIENTS, version 2) get 32-bit cookies: d_off itself below 2^31, as most file systems have it,
  * else bit 31 and the upper half, which in ext4 is the hash.  Names of one hash share a cookie, and going on from it starts at the
  * first of them, so a reply never ends between two of those. */
-#include "vnode.h"
+#include "parts.h"
 #include <string.h>
 #include <sys/syscall.h>
 
@@ -64,14 +64,6 @@ static void note_end(struct page *pg, u64 next)
 		pg->good_names = pg->names;
 	}
 	pg->pos = next;
-}
-
-/* No change of this object from now on can hide in the tick of the clock that its ctime shows (whole seconds: see settle_ns). */
-int settled(const struct stat *st)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_REALTIME, &now);
-	return ns_of(&now) > ns_of(&st->st_ctim) + settle_ns(st);
 }
 
 /* ---- Entries */

@@ -7,7 +7,7 @@
  * connection and worker it arrives.  An entry whose owner died before the answer is taken over: the caller looks at what was
  * recorded before the call (drc_note) and at what is there now.  Its state is set last, for a worker may be killed anywhere.  Every
  * index read from the file is checked. */
-#include "vnode.h"
+#include "parts.h"
 #include <sys/file.h>
 
 #define N_SHARDS 256

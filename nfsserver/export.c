@@ -152,3 +152,16 @@ void exp_commit(u32 generation)
 		if (W.objs[i].used)
 			obj_move((i32)i);
 }
+
+/* The export's row in the shared table of statistics, the same in all workers.  N_EXPORTS - 1 stands for those that found no place. */
+u32 exp_row(u32 expid)
+{
+	_Atomic u64 *table = (_Atomic u64 *)(W.state + OFF_EXPORTS / 8);
+	for (u32 i = 0; i < N_EXPORTS - 1; i++) {
+		u32 row = (u32)((expid + (u64)i) % (N_EXPORTS - 1));
+		u64 seen = 0;
+		if (atomic_compare_exchange_strong(&table[(u64)row * EXPORT_WORDS], &seen, expid) || seen == expid)
+			return row;
+	}
+	return N_EXPORTS - 1;
+}

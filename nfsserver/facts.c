@@ -1,5 +1,5 @@
 /* facts.c: GETATTR, SETATTR, ACCESS, FSSTAT, FSINFO, PATHCONF: what is known of one object and its file system.  RFC 1813 section 3.3. */
-#include "vnode.h"
+#include "parts.h"
 #include <sys/statvfs.h>
 
 /* ---- Attributes */

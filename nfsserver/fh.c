@@ -59,6 +59,15 @@ int vn_root(i32 exp, i32 *out)
 	return obj_from_fd(exp, W.exps[exp].fs, -1, fd, &st, out);
 }
 
+/* The root of the export that has -public. */
+static int public_root(i32 *out)
+{
+	for (u32 i = 0; i < W.n_exps; i++)
+		if (W.exps[i].flags & EX_PUBLIC)
+			return vn_root((i32)i, out);
+	return ERR_BADHANDLE;
+}
+
 int obj_is_root(i32 o)
 {
 	struct stat st;

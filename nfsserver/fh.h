@@ -1,7 +1,7 @@
 /* fh.h: what the files behind a handle share with one another, from the ground up. */
 #ifndef NFSSERVER_FH_H
 #define NFSSERVER_FH_H
-#include "vnode.h"
+#include "parts.h"
 
 #define MAX_HANDLE 40           /* FH_MAX - 16 - FH_MAC: bytes of a kernel handle that fit */
 #define MAX_DEPTH (FH_MAX - 20 - FH_MAC)

@@ -3,7 +3,7 @@
  * statfs(2) f_fsid is made from the UUID by ext4 and btrfs, and is used as it is.  Others put the device number there (xfs, vfat),
  * which the order decides in which disks are found: then it is the UUID, asked of the file system (ioctl_fs_getfsuuid, Linux 6.9)
  * or found as udev's link to the device.  What has none keeps its device number: there `fsid=` of exports(5) helps. */
-#include "vnode.h"
+#include "parts.h"
 #include <dirent.h>
 #include <stdio.h>
 #include <sys/ioctl.h>

@@ -5,7 +5,7 @@
  * 0xffffffff never come here: exports.py has mapped them to the anonymous user; ident_get() refuses them all the same.
  * fsuid other than 0 takes the file system capabilities out of the effective set by itself (capabilities(7)).
  */
-#include "vnode.h"
+#include "parts.h"
 #include <linux/capability.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>

@@ -4,7 +4,7 @@
  * (directories), never while Python runs.  Who waits long for one looks whether its owner still lives, and takes it from a dead one;
  * that leaves at worst one half-written entry, whose state is set last.  (A robust process-shared pthread mutex does the same for four
  * times the price, which was a tenth of a 4 KiB WRITE.) */
-#include "vnode.h"
+#include "parts.h"
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>

@@ -1,5 +1,5 @@
 /* make.c: CREATE, MKDIR, SYMLINK, MKNOD.  RFC 1813 section 3.3. */
-#include "vnode.h"
+#include "parts.h"
 #include <sys/sysmacros.h>
 
 /* ---- Making objects.  All of CREATE3res, MKDIR3res, SYMLINK3res, MKNOD3res have the same shape:

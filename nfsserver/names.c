@@ -1,10 +1,10 @@
 /* names.c: LOOKUP, READLINK, and what changes names of objects that are there: REMOVE, RMDIR, RENAME, LINK.  RFC 1813 section 3.3.
  * (Directories' contents: dir.c.) */
-#include "vnode.h"
+#include "parts.h"
 #include <stdio.h>
 
 /* LOOKUP3resok */
-int reply_found(struct call *c, i32 o, const struct stat *st, i32 dir, const struct stat *dst)
+static int reply_found(struct call *c, i32 o, const struct stat *st, i32 dir, const struct stat *dst)
 {
 	if (reply_open(c, 4 + FH3 + 2 * POST))
 		return V_DROP;
@@ -21,9 +21,10 @@ int vn_lookup(struct call *c)
 	struct stat dst, st;
 	const u8 *p = c->arg;
 	i32 dir = c->obj, o;
+	int status;
 	if (is_public(c))
-		return public_lookup(c);
-	int status = get_name(c, &p, name);
+		return (status = public_lookup(c, &o, &st, &dir, &dst)) ? status : reply_found(c, o, &st, dir, &dst);
+	status = get_name(c, &p, name);
 	if (status)
 		return status;
 	if (!is_dir(dir))

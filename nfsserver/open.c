@@ -1,5 +1,5 @@
 /* open.c: descriptors for reading and writing, opened as the caller and kept with the object. */
-#include "vnode.h"
+#include "parts.h"
 
 /* The owner's override without root: it takes a moment in which he has the right; the file is his and this process is he.  One
  * worker at a time, so that each finds the mode that it has to put back; what a local process sets meanwhile stands.  Not where

@@ -6,7 +6,7 @@
  * whatever is there, also for nothing: then an empty directory is shown, which is read-only.  Nothing is there also when all that
  * is left of the path is an empty mount point, which nobody may fill while the medium is out.  Every other handle names its medium
  * and is STALE while another or none is in.  The fsid that clients see is the export's, a hash of its path. */
-#include "vnode.h"
+#include "parts.h"
 #include <dirent.h>
 #include <sys/statfs.h>
 

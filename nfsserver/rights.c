@@ -1,5 +1,5 @@
 /* rights.c: what a credential may do with an object: asked of the kernel as the caller, kept while the ctime stands. */
-#include "vnode.h"
+#include "parts.h"
 #include <sys/xattr.h>
 
 #define ACL_SEEN 1024           /* bytes of an ACL that are compared: 127 entries, of which ext4 has room for some 30 in an inode */

@@ -3,7 +3,7 @@
  * The loop calls these between receiving and sending, without a turn of Python, whose steps would be half of a small call's price and
  * half of what a client waits for that sends one call at a time.  Whatever a row returns but 0 it leaves to Python, whose rows say the
  * same: a caller not met before, arguments that do not decode, a file system not known, a new export table. */
-#include "vnode.h"
+#include "parts.h"
 
 int vn_gate(struct call *c);
 void vn_fail(struct call *c, u32 status);

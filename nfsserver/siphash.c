@@ -1,5 +1,5 @@
 /* siphash.c: SipHash-2-4 (Aumasson, Bernstein): a keyed hash for short input. */
-#include "vnode.h"
+#include "parts.h"
 
 #define ROTL(x, b) ((x) << (b) | (x) >> (64 - (b)))
 #define ROUND(a, b, c, d) do { \

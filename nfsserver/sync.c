@@ -3,7 +3,7 @@
  * The kernel reports a failed write-back once for each open file; the pages are clean then, and the next sync of that descriptor
  * succeeds.  So one descriptor is synced by one thread at a time, a failure is remembered, and it is that of every call which began
  * before it and waits for the same; whoever wrote unstably sees it by the write verifier.  Any thread, but where the loop is named. */
-#include "vnode.h"
+#include "parts.h"
 
 #define FAILURES 16 /* that are remembered: more while one call waits are taken for its own */
 #define SYNCERS 64  /* more than there are threads */

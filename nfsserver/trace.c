@@ -1,6 +1,6 @@
 /* trace.c: what the RPC bridge asks about a call for those who watch it (oncrpc/trace.h): its export and its object's name.
  * Names are for the eye: nothing is decided by them, and where the kernel has forgotten a parent they are not the whole path. */
-#include "vnode.h"
+#include "parts.h"
 
 u32 vn_trace_export(const struct call *c);
 u32 vn_trace_path(const struct call *c, char *out, u32 room);

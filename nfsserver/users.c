@@ -2,7 +2,7 @@
  *
  * A row is found once for each grant and then counted into without a lock.  Rows are looked for in a short run of places after
  * a hash; when those are taken, the one that was quiet longest goes, and is counted as lost.  nfssvc(2), NFSSVC_USERSTATS. */
-#include "vnode.h"
+#include "parts.h"
 
 #define RUN 16 /* places looked at for one user */
 

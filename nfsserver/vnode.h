@@ -157,74 +157,6 @@ extern struct worker W;
 /* The generation of export tables in force: raised before anybody is told that a table is. */
 static inline u32 generation_due(void) { return (u32)atomic_load_explicit((_Atomic u64 *)&W.state[H_GENERATION], memory_order_acquire); }
 
-/* siphash.c */
-u64 siphash(const u64 key[2], const void *p, size_t n);
-void siphash128(const u64 key[2], const void *p, size_t n, u64 out[2]);
-
-/* worker.c */
-const char *procpath(int fd, char buf[32]);
-i32 exp_find(u32 id);
-int status_of(int err);
-
-/* locks.c */
-#define N_DIRLOCKS 4096
-typedef _Atomic u64 shared_lock; /* 0, or incarnation << 8 | slot + 1 */
-void locks_init(shared_lock *users, shared_lock *dirs);
-int worker_lives(u32 slot, u32 incarnation);
-void shared_take(shared_lock *m);
-void shared_unlock(shared_lock *m);
-shared_lock *dir_lock(u64 dev, u64 ino);
-shared_lock *dir_trylock(u64 dev, u64 ino);
-void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, shared_lock **a, shared_lock **b);
-shared_lock *users_lock(void);
-
-/* ident.c */
-int ident_init(int root, int keep_caps);
-int ident_become(u32 ident);            /* this thread's fsuid, fsgid, groups; 0 or an errno (the call must then fail) */
-int ident_adopt(u32 serial, u32 uid, u32 gid, u32 n, const u32 *gids);
-int ident_root(void);
-int ident_owner(int raised);
-int ident_is_like(const struct keeper *k, u32 uid, u32 gid, u32 n, const u32 *gids);
-extern __thread u32 my_serial;
-
-/* handle.c */
-int open_kernel_scheme(int mntfd, u32 type, const u8 *bytes, u32 n);
-int fh2_of_fh3(const u8 *fh, u32 len, u8 out[32]);
-
-/* fs.c */
-i32 fs_of_dev(u64 dev);
-void fs_probe(struct filesystem *f, int path_scheme);
-int fs_is_readonly(i32 o);
-
-/* obj.c */
-i32 obj_find(const u8 *fh, u32 len);
-void obj_drop(i32 o);
-void obj_touch(i32 o);
-void obj_close_data(i32 o);
-void spare_data(void);
-int obj_stat(i32 o, struct stat *st);
-int fh2_of(i32 o, u8 out[32]);
-
-/* export.c */
-int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 row);
-
-/* fh.c */
-int gate_fh(struct call *c, const u8 **pp, i32 *out);
-int vn_root(i32 exp, i32 *out);
-int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct stat *st);
-int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out); /* takes fd */
-int obj_is_root(i32 o);
-i32 obj_of_kernel_handle(i32 dir, const struct file_handle *h);
-u8 name_to_fh(i32 dir, const char *name, u8 *fh, i32 *o, struct stat *st);
-
-/* rights.c */
-int may(struct call *c, i32 o, const struct stat *st, int want);
-int become_searcher(struct call *c, i32 dir, const struct stat *dst);
-
-/* open.c */
-int obj_open(struct call *c, i32 o, int writing, int *fd, struct stat *attributes);
-void obj_written(i32 o, const struct stat *pre, const struct stat *post);
-
 /* fstat(2).  glibc before 2.39 makes it newfstatat(fd, "", AT_EMPTY_PATH), which copies and checks a string each time: twice the
  * price.  On 64-bit machines the kernel's struct stat is glibc's. */
 static inline int fd_stat(int fd, struct stat *st)
@@ -244,6 +176,7 @@ static inline int fd_stat(int fd, struct stat *st)
 #define UDPMAX 32768u           /* over UDP: a reply with its headers stays under 64 KiB */
 #define RTMAX (1u << 20)        /* rtmax, wtmax over TCP */
 #define DTPREF (256u << 10)     /* 6,500 names take 2 ms, in which nobody else of the connection's worker is served */
+#define READ_HEAD (4 + POST + 12) /* READ3resok before its data */
 static inline u32 transfer_max(const struct call *c) { return c->proto == RPC_UDP ? UDPMAX : RTMAX; }
 
 static inline u64 clock_ns(void)
@@ -267,132 +200,21 @@ static inline int is_dots(const char *name) { return name[0] == '.' && (!name[1]
 
 struct sattr { u8 set_mode, set_uid, set_gid, set_size, atime, mtime; u32 mode, uid, gid; u64 size; struct timespec at, mt; };
 
-/* change.c */
+#define N_DIRLOCKS 4096
+typedef _Atomic u64 shared_lock; /* 0, or incarnation << 8 | slot + 1 */
+
 struct change { i32 dir; shared_lock *lock; struct stat pre, post; int has_pre; }; /* has_pre -1: no attributes from after */
 struct durable { int fd, fd2, whole, waits; }; /* what to sync; whole: fd's file system; waits: the reply goes through the pool */
 #define NOTE (1ull << 63)           /* call.word[1]: something was noted; the name was there, and its inode */
 #define NOTE_THERE (1ull << 62)
 #define NOTE_INO (NOTE_THERE - 1)
-void change_begin(struct change *ch, i32 dir);
-void change_end(struct change *ch);
-void put_change(struct call *c, const struct change *ch);
-int change_fail(struct call *c, struct change *ch, u32 status);
-int sync_fd(i32 o);
-int durable_open(struct call *c, i32 o, i32 o2, size_t room, struct durable *s, struct call **d);
-int durable_close(struct call *d, const struct durable *s);
-void note_name(struct call *c, i32 dir, const char *name);
-int was_absent(const struct call *c);
-int was_there(const struct call *c);
-int dir_ready(struct call *c, i32 dir);
-int name_ready(struct call *c, i32 dir, char name[256], int creating);
 
-/* data.c */
 struct write { u64 offset, verf; u32 count, stable; const u8 *data; int alike; struct keeper keeper; };
 /* verf: from before; alike: any user may do it but the keeper */
-void finish_read(struct call *c, u64 offset, u32 n, u32 count, const struct stat *st);
-int finish_write(struct call *c, const struct change *ch, const struct write *w, ssize_t n, int err);
-int finish_commit(struct call *c);
-ssize_t write_all(int fd, const u8 *data, u32 count, u64 offset);
 
-/* facts.c */
-int apply_sattr(struct call *c, i32 o, const struct sattr *s);
-
-/* names.c */
-int reply_found(struct call *c, i32 o, const struct stat *st, i32 dir, const struct stat *dst);
-
-/* attr.c */
-int get_name(struct call *c, const u8 **pp, char *name);
-int get_sattr(struct call *c, const u8 **pp, struct sattr *s);
-void put_fattr(struct call *c, i32 o, const struct stat *st);
-void put_post_op(struct call *c, i32 o, const struct stat *st);
-void put_wcc(struct call *c, i32 o, const struct stat *pre, const struct stat *post);
-void put_fh(struct call *c, i32 o);
-int vn_close(struct call *c, u32 status);   /* counts, stores into the DRC, ends the reply; returns 0 */
-int garbage(const struct call *c, const u8 *p, size_t need);
-
-/* fsid.c */
-struct statfs;
-u64 fs_identity(int fd, u64 dev, const struct statfs *sf);
-int uuid_of_device(const char *directory, u64 dev, u8 out[16]);
-
-/* removable.c */
-i32 removable_fs(const char *path);
-int removable_attach(struct export *e);
-void vn_release_removable(void);
-
-/* webnfs.c */
-int public_root(i32 *out);
-int public_lookup(struct call *c);
-int is_public(const struct call *c);
-
-/* gate.c */
-void vn_forget_grants(void);
-
-/* dir.c */
-int settled(const struct stat *st);
-
-/* cluster.c */
-int host_known(const struct call *c);
-int cluster_name(const struct call *c, i32 dir, char name[256], int creating);
-
-/* v2.c */
 #define NFS_PROGRAM 100003u
 #define ACL_PROGRAM 100227u
-int v2_result(struct call *c, u32 status);
-u32 fold32(u64 v);
-int vn_create(struct call *c);
-int vn_mknod(struct call *c);
-int vn_write(struct call *c);
-
-/* cold.c */
 #define WAITED 8       /* call.state: it has waited for something to be opened */
 #define WAIT_ROOM 1024 /* of its reply until then; it grows if need be */
 #define NOT_OPENED (-4096)
-u64 own_switches(void);
-int is_slow(i32 fs, u64 now_ns);
-void was_long(i32 fs, u64 now_ns, u64 took_ns, int blocked);
-void cold_begin(const struct call *c, i32 fs);
-void cold_end(const struct call *c, u64 now_ns);
-int wait_for_handle(struct call *c, i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n);
-int wait_for_name(struct call *c, i32 dir, const char *name, int keep);
-void opened_put(const struct call *c, int fd, u32 generation);
-int opened_take(const struct call *c);
-void vn_opened_drop(void);
-
-/* pool.c */
-struct job;
-struct job *job_open(i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n);
-struct job *job_name(i32 fs, i32 dir, const char *name, const struct ident *id, int keep);
-void job_free(struct job *j);
-void pool_wait(struct call *d, struct job *j);
-int pool_write(struct call *d, int fd, const struct write *w);
-int pool_start(int threads);
-void pool_kick(void);
-int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st);
-int pool_sync(struct call *d, int fd, int datasync);
-int pool_sync_more(struct call *d, int fd, int fd2, int whole);
-void pool_flush(int fd, i32 fs);
-
-/* sync.c */
-void verifier_change(void);
-int sync_lost(int err);
-int sync_status(int err);
-void sync_begin(void);
-u64 sync_begun(void);
-int sync_file(int fd, int full);
-int sync_fs(int fd, i32 fs);
-int sync_file_failed(int fd, u64 since);
-int sync_fs_failed(i32 fs, u64 since);
-int sync_file_now(int fd, int full);
-int sync_fs_now(int fd, i32 fs);
-
-/* drc.c */
-void drc_store(struct call *c);
-void drc_forget(struct call *c);
-void drc_note(struct call *c, u64 note);
-int drc_init(int fd);
-
-/* users.c */
-u32 user_row(const struct call *c, u32 expid, u64 *serial);
-void vn_tell(void);                          /* counts of exports and users that were kept back */
 #endif

@@ -4,17 +4,9 @@
  * server writes its paths, without escapes.  A path that begins with a slash is the server's own and must lie in the export.  Every
  * component is looked up as the caller; a symbolic link in the middle is no directory.  Where the path ends in a directory and the
  * export has -index, that file in it is meant, if there is one. */
-#include "vnode.h"
+#include "parts.h"
 
 #define MAX_PATH 1024u /* RFC 1094 MAXPATHLEN, enough for version 3 */
-
-int public_root(i32 *out)
-{
-	for (u32 i = 0; i < W.n_exps; i++)
-		if (W.exps[i].flags & EX_PUBLIC)
-			return vn_root((i32)i, out);
-	return ERR_BADHANDLE;
-}
 
 /* Was the first handle of this call the public one? */
 int is_public(const struct call *c) { return !get_u32((const u8 *)(uintptr_t)c->word[2]); }
@@ -98,29 +90,29 @@ static int walk(struct call *c, const char *path, i32 *dir, i32 *o, struct stat 
 	return status;
 }
 
-/* LOOKUP in the public handle. */
-int public_lookup(struct call *c)
+/* LOOKUP in the public handle: object *o, found in directory *dir.  0, nfsstat3, V_*. */
+int public_lookup(struct call *c, i32 *o, struct stat *st, i32 *dir, struct stat *dst)
 {
 	char path[MAX_PATH + 1];
-	struct stat st, dst;
-	i32 dir = c->obj, o = c->obj, up;
+	i32 up;
 	const struct export *e = &W.exps[W.objs[c->obj].exp];
 	int status = get_path(c, path);
+	*dir = *o = c->obj;
 	if (status)
 		return status;
 	const char *inside = below(path, e);
 	if (!inside)
 		return ERR_ACCES;
-	if ((status = obj_stat(o, &st)) || (status = walk(c, inside, &dir, &o, &st)))
+	if ((status = obj_stat(*o, st)) || (status = walk(c, inside, dir, o, st)))
 		return status;
-	if (e->index && is_dir(o)) {
-		i32 file = o;
+	if (e->index && is_dir(*o)) {
+		i32 file = *o;
 		struct stat fst;
 		if (!step(c, e->index, &up, &file, &fst) && S_ISREG(fst.st_mode)) {
-			dir = up;
-			o = file;
-			st = fst;
+			*dir = up;
+			*o = file;
+			*st = fst;
 		}
 	}
-	return (status = obj_stat(dir, &dst)) ? status : reply_found(c, o, &st, dir, &dst);
+	return obj_stat(*dir, dst);
 }

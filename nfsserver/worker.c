@@ -1,5 +1,5 @@
 /* worker.c: what every part of the worker stands on: its one struct, exports by id, errors as nfsstat3. */
-#include "vnode.h"
+#include "parts.h"
 
 struct worker W;
 
@@ -28,3 +28,11 @@ i32 exp_find(u32 id)
 int status_of(int err) { return err >= 0 && err < 256 ? W.nfsstat[err] : ERR_IO; }
 
 void vn_errno_table(const int *table) { memcpy(W.nfsstat, table, sizeof W.nfsstat); }
+
+/* No change of this object from now on can hide in the tick of the clock that its ctime shows (whole seconds: see settle_ns). */
+int settled(const struct stat *st)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_REALTIME, &now);
+	return ns_of(&now) > ns_of(&st->st_ctim) + settle_ns(st);
+}

@@ -1,0 +1,155 @@
+/* jobs.c: jobs as the loop makes them: what a detached call needs a thread for, and what stays pinned meanwhile. */
+#include "job.h"
+
+static u64 n_pending;
+
+/* A thread has call c until vn_done(). */
+static int submit_job(struct call *c, struct job *j)
+{
+	j->c = c;
+	if (c->obj >= 0)
+		W.objs[c->obj].pins++;
+	if (c->obj2 >= 0)
+		W.objs[c->obj2].pins++;
+	c->word[0] = (u64)(uintptr_t)j;
+	n_pending++;
+	pool_put(j);
+	return V_PENDING;
+}
+
+static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 count, const struct stat *st)
+{
+	struct job *j = malloc(sizeof *j);
+	if (!j) {
+		if (kind == JOB_SYNCFS)
+			close(fd);
+		drc_forget(c);
+		c->eng->drop(c);
+		return V_PENDING;
+	}
+	*j = (struct job){ .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count, .generation = W.generation,
+			     .fs = W.objs[c->obj].fs, .since = sync_begun(), .whole = kind == JOB_SYNCFS };
+	if (st)
+		j->st = *st;
+	return submit_job(c, j);
+}
+
+/* A job that a thread does as `id`, whose group list may go in the meantime. */
+static struct job *job_as(int kind, i32 fs, int fd, const struct ident *id)
+{
+	struct job *j = calloc(1, sizeof *j + id->n * sizeof *id->gids);
+	if (!j)
+		return NULL;
+	j->kind = kind;
+	j->fs = fs;
+	j->fd = fd;
+	j->generation = W.generation;
+	j->since = sync_begun();
+	j->fd2 = -1;
+	j->ident = id->serial;
+	j->uid = id->uid;
+	j->gid = id->gid;
+	j->n_gids = id->n;
+	if (id->n)
+		memcpy(j->gids, id->gids, id->n * sizeof *id->gids);
+	return j;
+}
+
+/* Opening what a kernel handle on the file system of mntfd stands for: that may be unmounted meanwhile, hence a descriptor of its own. */
+struct job *job_open(i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n)
+{
+	int fd = fcntl(mntfd, F_DUPFD_CLOEXEC, 0);
+	struct job *j = fd < 0 ? NULL : job_as(JOB_OPEN, fs, fd, &W.idents[0]);
+	if (!j) {
+		if (fd >= 0)
+			close(fd);
+		return NULL;
+	}
+	j->keep = 1;
+	j->type = type;
+	j->count = n;
+	memcpy(j->name, bytes, n);
+	return j;
+}
+
+/* Looking `name` up in directory object `dir`; keep: the row goes on with what was opened. */
+struct job *job_name(i32 fs, i32 dir, const char *name, const struct ident *id, int keep)
+{
+	struct job *j = job_as(JOB_NAME, fs, W.objs[dir].fd, id);
+	if (j) {
+		j->keep = keep;
+		memcpy(j->name, name, strlen(name) + 1);
+	}
+	return j;
+}
+
+void job_free(struct job *j)
+{
+	if (j->kind == JOB_OPEN)
+		close(j->fd);
+	free(j);
+}
+
+void pool_wait(struct call *d, struct job *j) { submit_job(d, j); }
+
+/* d: a detached WRITE, whose arguments w->data lies in. */
+int pool_write(struct call *d, int fd, const struct write *w)
+{
+	const struct obj *b = &W.objs[d->obj];
+	struct job *j = job_as(JOB_WRITE, b->fs, fd, &W.idents[d->ident]);
+	if (!j) {
+		drc_forget(d);
+		d->eng->drop(d);
+		return V_PENDING;
+	}
+	j->w = *w;
+	j->ch.dir = d->obj;
+	j->dev = W.fs[b->fs].dev;
+	j->ino = b->ino;
+	return submit_job(d, j);
+}
+
+/* Takes the descriptor of a file with unstable data on `fs`: fdatasync, then close. */
+void pool_flush(int fd, i32 fs)
+{
+	struct job *j = malloc(sizeof *j);
+	if (!j || !pool_threads()) {
+		struct job here = { .kind = JOB_FLUSH, .fd = fd };
+		free(j);
+		if (!(j = malloc(sizeof *j))) { /* no memory at all: the report is lost, so say that data may be */
+			verifier_change();
+			close(fd);
+			return;
+		}
+		*j = here;
+		do_flush(j);
+		return;
+	}
+	*j = (struct job){ .kind = JOB_FLUSH, .fd = fd, .fs = fs };
+	pool_put(j);
+}
+
+/* V_PENDING, or 0: no thread can have it. */
+int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st)
+{
+	struct call *d = pool_threads() ? c->eng->detach(c, READ_HEAD + count + 4) : NULL;
+	return d ? submit(d, JOB_READ, fd, -1, offset, count, st) : 0;
+}
+
+/* d: a detached call whose reply is complete (or is a COMMIT, state 3).  datasync 1: fdatasync is enough. */
+int pool_sync(struct call *d, int fd, int datasync) { return submit(d, datasync == 1 ? JOB_FDATASYNC : JOB_FSYNC, fd, -1, 0, 0, NULL); }
+
+/* The same with a second descriptor (-1: none); whole: all of fd's file system, and fd is taken. */
+int pool_sync_more(struct call *d, int fd, int fd2, int whole) { return submit(d, whole ? JOB_SYNCFS : JOB_FSYNC, fd, fd2, 0, 0, NULL); }
+
+/* Call c is the loop's again. */
+void job_returned(struct call *c)
+{
+	n_pending--;
+	if (c->obj >= 0)
+		W.objs[c->obj].pins--;
+	if (c->obj2 >= 0)
+		W.objs[c->obj2].pins--;
+}
+
+u64 vn_pending(void) { return n_pending; }
