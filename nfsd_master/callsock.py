@@ -4,7 +4,7 @@ Every local process may connect; rights come from SO_PEERCRED, which the kernel 
 protocol, that does not read its answers, or that is one of too many of its user loses its connection and hurts nobody else.
 
 A new connection is in the hands of nfssvc_shim/answer.c, which answers what needs only the counters, until it asks for something
-else: then it comes here, with that question unread.
+else: then it comes here, with that question unread.  The loop waits there, so that such answers cost no turn of it.
 """
 from __future__ import annotations
 
@@ -65,10 +65,11 @@ class CallSocket:
         listener.setblocking(False)
         self._handed, self._error = _ffi.new("int[]", _lib.ANSWER_ROOM), _ffi.new("int *")
         self._words = _ffi.from_buffer("uint64_t[]", state.map)  # lives as long as we do
-        self._first_hand = _lib.answer_open(self._words, listener.fileno())
-        if self._first_hand < 0:
-            raise OSError(-self._first_hand, os.strerror(-self._first_hand), "call socket")
-        loop.watch(self._first_hand, self._turn)
+        error = -_lib.answer_open(self._words, listener.fileno(), loop.fileno())
+        if error:
+            raise OSError(error, os.strerror(error), "call socket")
+        self._accepting = True
+        loop.wait_in(self._wait)
 
     def may(self, client: Client, flag: int) -> bool:
         return client.uid in self._admins or flag in _EVERYONE or self._special.get(client.uid) == flag
@@ -77,21 +78,21 @@ class CallSocket:
         return list(self._clients.values())
 
     def stop_accepting(self) -> None:
-        self._loop.forget(self._first_hand)
-        self._first_hand = -1
+        self._loop.wait_in(None)
+        self._accepting = False
         self._take(_lib.answer_close(self._handed))
 
     # ---- connections
 
-    def _turn(self) -> None:
-        self._take(_lib.answer_turn(self._handed, self._error))
+    def _wait(self, timeout_ms: int) -> None:
+        self._take(_lib.answer_wait(timeout_ms, self._handed, self._error))
         if self._error[0]:
             log.logger.warning("call socket: accept: %s", os.strerror(self._error[0]))
             _lib.answer_listen(0)
             self._loop.call_later(RETRY_S, self._listen_again)
 
     def _listen_again(self) -> None:
-        if self._first_hand >= 0:
+        if self._accepting:
             _lib.answer_listen(1)
 
     def _take(self, handed: int) -> None:

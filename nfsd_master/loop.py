@@ -1,8 +1,12 @@
-"""The event loop of the control half: readable descriptors, writable descriptors, timers.  One thread, nothing blocks."""
+"""The event loop of the control half: readable descriptors, writable descriptors, timers.  One thread, nothing blocks.
+
+It may wait in another's hands: wait_in().
+"""
 from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import selectors
 import time
 from collections.abc import Callable
@@ -24,7 +28,8 @@ class Timer:
 
 class Loop:
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.EpollSelector()
+        self._wait_in: Callable[[int], None] | None = None
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._running = True
@@ -44,6 +49,14 @@ class Loop:
     def forget(self, fd: int) -> None:
         self.watch(fd, None)
 
+    def fileno(self) -> int:
+        """Readable when there is something to do here but timers."""
+        return self._selector.fileno()
+
+    def wait_in(self, wait: Callable[[int], None] | None) -> None:
+        """wait(timeout_ms) waits from now on, -1 for ever: until fileno() is readable, or shorter.  None: as before."""
+        self._wait_in = wait
+
     def call_later(self, delay_s: float, callback: Callback) -> Timer:
         timer = Timer(callback)
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), timer))
@@ -55,7 +68,11 @@ class Loop:
     def run(self) -> None:
         """Until stop().  What a callback raises ends the loop: callbacks handle what they can decide about."""
         while self._running:
-            for key, events in self._selector.select(self._until_timer()):
+            timeout = self._until_timer()
+            if self._wait_in is not None:
+                self._wait_in(-1 if timeout is None else math.ceil(timeout * 1000))
+                timeout = 0.0
+            for key, events in self._selector.select(timeout):
                 self._dispatch(key, events)
             self._run_timers()
 

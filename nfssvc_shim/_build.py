@@ -29,9 +29,9 @@ ffi.cdef("""
     uint32_t stats_usercount(const uint64_t *state, uint64_t since_s);
     #define USER_IDLE_S ...
     #define ANSWER_ROOM ...
-    int answer_open(const uint64_t *state, int listener);
+    int answer_open(const uint64_t *state, int listener, int rest);
     int answer_listen(int on);
-    int answer_turn(int *handed, int *accept_error);
+    int answer_wait(int timeout_ms, int *handed, int *accept_error);
     int answer_close(int *handed);
 """)
 # Paths relative to the root: setuptools wants them so.

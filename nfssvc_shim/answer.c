@@ -7,6 +7,9 @@
  * message unread, and so does the one that was silent for longest when there are more than FRESH: silent peers take no place from
  * others here, and the caller's limits are those that count.  A message is looked at before it is taken, so nothing has to be given
  * back.  All is non-blocking; a peer that does not read its answer loses its connection.
+ *
+ * The caller's loop waits here, for its own descriptors too (`rest`, its epoll(7) descriptor), so that what is answered here never
+ * wakes it.
  */
 #define _GNU_SOURCE
 #include "answer.h"
@@ -29,7 +32,7 @@
 _Static_assert(ANSWER_ROOM >= ACCEPTS + EVENTS + FRESH, "each may go to the caller in one turn");
 
 static const uint64_t *counters;
-static int poller = -1, door = -1;
+static int poller = -1, door = -1, rest = -1;
 static int fresh[FRESH]; /* the one that was silent for longest first */
 static int n_fresh;
 static int *out, n_out;
@@ -155,40 +158,72 @@ static int take_newcomers(void)
 
 /* ---- what the caller does */
 
-int answer_listen(int on)
+static int watch(int fd)
 {
-	struct epoll_event e = { .events = EPOLLIN, .data.fd = door };
-	return epoll_ctl(poller, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL, door, &e) ? -errno : 0;
+	struct epoll_event e = { .events = EPOLLIN, .data.fd = fd };
+	return epoll_ctl(poller, EPOLL_CTL_ADD, fd, &e) ? -errno : 0;
 }
 
-int answer_open(const uint64_t *state, int listener)
+int answer_listen(int on)
+{
+	return on ? watch(door) : epoll_ctl(poller, EPOLL_CTL_DEL, door, NULL) ? -errno : 0;
+}
+
+int answer_open(const uint64_t *state, int listener, int others)
 {
 	counters = state;
 	door = listener;
+	rest = others;
 	n_fresh = 0;
 	poller = epoll_create1(EPOLL_CLOEXEC);
 	if (poller < 0)
 		return -errno;
-	int err = answer_listen(1);
+	int err = watch(others);
+	if (!err)
+		err = answer_listen(1);
 	if (err)
 		close(poller);
-	return err ? err : poller;
+	return err;
 }
 
-int answer_turn(int *handed, int *accept_error)
+static int64_t now_ms(void)
 {
-	struct epoll_event events[EVENTS];
-	int n = epoll_wait(poller, events, EVENTS, 0), newcomers = 0;
-	out = handed;
-	n_out = *accept_error = 0;
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Serves what is ready.  1: the caller has something to do. */
+static int one_turn(const struct epoll_event *events, int n, int *accept_error)
+{
+	int newcomers = 0, others = 0;
 	for (int i = 0; i < n; i++) {
 		if (events[i].data.fd == door)
 			newcomers = 1;
+		else if (events[i].data.fd == rest)
+			others = 1;
 		else
 			serve(events[i].data.fd);
 	}
 	if (newcomers) /* last: a descriptor that was closed above may come back as a new one */
 		*accept_error = take_newcomers();
+	return others || n_out || *accept_error;
+}
+
+int answer_wait(int timeout_ms, int *handed, int *accept_error)
+{
+	struct epoll_event events[EVENTS];
+	int64_t end = now_ms() + timeout_ms;
+	int n, left = timeout_ms;
+	out = handed;
+	n_out = *accept_error = 0;
+	do {
+		n = epoll_wait(poller, events, EVENTS, left);
+		if (n <= 0 || one_turn(events, n, accept_error))
+			break; /* a signal, too, is the caller's */
+		if (timeout_ms > 0)
+			left = end > now_ms() ? (int)(end - now_ms()) : 0;
+	} while (left);
 	return n_out;
 }
 
@@ -199,6 +234,6 @@ int answer_close(int *handed)
 	while (n_fresh)
 		hand_over(fresh[0]);
 	close(poller);
-	poller = door = -1;
+	poller = door = rest = -1;
 	return n_out;
 }

@@ -4,7 +4,9 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -82,6 +84,40 @@ def test_connections_that_asked_nothing_yet_are_kept_when_no_more_are_taken(shar
     first.close()
     for client in calls.clients():
         calls.drop(client, "the test is over")
+
+
+@pytest.mark.parametrize("what", ["timer", "descriptor"])
+def test_who_asks_without_pause_keeps_the_loop_from_nothing(shared: state.State, listener: socket.socket, what: str) -> None:
+    """The loop waits in the hands that answer; they look at its timers and descriptors between two answers."""
+    loop = Loop()
+    calls = CallSocket(loop, listener, os.geteuid(), shared, on_call=lambda *_: None, on_gone=lambda _: None)
+    often, (out, into) = asked(listener, Nfssvc.USERCOUNT), os.pipe2(os.O_NONBLOCK)
+
+    def ask() -> None:
+        with suppress(EOFError, OSError):  # until it is shut down
+            while True:
+                often.recv()
+                often.send(Message(Nfssvc.USERCOUNT, 1))
+                if what == "descriptor":
+                    os.write(into, b"x")
+
+    thread = threading.Thread(target=ask)
+    watchdog = threading.Timer(LIMIT_S, often.sock.shutdown, (socket.SHUT_RDWR,))  # then the loop sees nothing else
+    for each in (thread, watchdog):
+        each.start()
+    loop.watch(out, loop.stop)
+    if what == "timer":
+        loop.call_later(0.5, loop.stop)  # shorter, and the client might pause so long by itself
+    loop.run()
+    in_time = watchdog.is_alive()
+    watchdog.cancel()
+    often.sock.shutdown(socket.SHUT_RDWR)
+    thread.join()
+    assert in_time
+    often.close()
+    calls.stop_accepting()
+    for fd in (out, into):
+        os.close(fd)
 
 
 def test_the_one_that_was_silent_for_longest_makes_room(shared: state.State, listener: socket.socket) -> None:
