@@ -254,7 +254,12 @@ def machine(folder: Path) -> dict[str, object]:
     kind = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", str(folder)], capture_output=True, text=True).stdout.strip()
     return {"date": time.strftime("%Y-%m-%d %H:%M:%S %z"), "kernel": platform.release(), "cpus": os.cpu_count(),
             "load": os.getloadavg()[0], "python": platform.python_version(), "file_system": kind,
-            "command": shlex.join([f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]])}
+            "command": ahead() + shlex.join([f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]])}
+
+
+def ahead() -> str:
+    """How this was started to run ahead of everything else on the machine, where it was."""
+    return {os.SCHED_RR: "chrt -r 1 ", os.SCHED_FIFO: "chrt -f 1 "}.get(os.sched_getscheduler(0), "")
 
 
 def in_namespace() -> bool:

@@ -1,6 +1,7 @@
 """bench/compare and bench/nfsload.py work; nothing here judges a time."""
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -83,6 +84,30 @@ def test_calls_in_one_window_never_share_a_name(nfsload: ModuleType) -> None:
     for i in range(len(names)):
         window = [names[(i + k) % len(names)] for k in range(32)]
         assert len(set(window)) == len(window)
+
+
+@pytest.fixture(scope="module")
+def compare(nfsload: ModuleType) -> ModuleType:
+    sys.path.insert(0, str(BENCH))
+    import sides
+
+    return sides.program("compare")
+
+
+def test_p99_is_compared_by_its_medians_and_all_else_within_rounds(compare: ModuleType) -> None:
+    ours = [{"errors": {}, "ops_s": n, "p99_us": p} for n, p in ((1, 10.0), (10, 20.0), (100, 900.0))]
+    other = [{"errors": {}, "ops_s": n, "p99_us": p} for n, p in ((2, 500.0), (30, 40.0), (400, 10.0))]
+    assert compare.middle_ratio(ours, other, "p99") == 20 / 40
+    assert compare.middle_ratio(ours, other, "ops") == 1 / 3
+    assert compare.middle_ratio(ours, [], "p99") is None
+    assert compare.middle_ratio(ours, [{"errors": {}, "ops_s": 0}] * 3, "ops") is None
+
+
+def test_rows_at_depth_1_have_more_rounds_in_the_same_time(compare: ModuleType) -> None:
+    opts = argparse.Namespace(rounds=3, seconds=1.5)
+    assert compare.rounds_of(compare.Work("null"), opts) == (3, 1.5)
+    assert compare.rounds_of(compare.Work("null", depth=1), opts) == (9, 0.5)
+    assert compare.rounds_of(compare.Work("null", depth=1), argparse.Namespace(rounds=12, seconds=0.1)) == (12, 0.1)
 
 
 @pytest.mark.parametrize("name", ["null", "getattr", "lookup", "access", "commit", "fsstat", "read4", "write128", "write4sync",
