@@ -13,11 +13,105 @@ enum {
 	UDP_BUFFER = 1 << 20,     /* bytes that the kernel may hold: bursts of 32 KiB writes */
 };
 
+/* Whose connection it is.  0 or -errno. */
+static int name_peer(struct conn *c, const void *sa, u32 sa_len)
+{
+	struct sockaddr_storage ss;
+	if (!sa || !sa_len) {
+		socklen_t len = sizeof ss;
+		memset(&ss, 0, sizeof ss);
+		if (getpeername(c->fd, (struct sockaddr *)&ss, &len))
+			return -errno;
+		sa = &ss;
+		sa_len = c->proto == RPC_LOCAL ? sizeof ss.ss_family : len;
+	}
+	set_peer(&c->addr, &c->port, sa, sa_len);
+	return 0;
+}
+
+static int begin_conn(struct engine *e, struct conn *c, const void *sa, u32 sa_len)
+{
+	int on = 1, err = name_peer(c, sa, sa_len);
+	struct ucred cr;
+	socklen_t len = sizeof cr;
+	if (err)
+		return err;
+	c->bucket = keyed_hash(e->key, (u8 *)&c->addr + 4, sizeof c->addr - 4) % ADDRESSES;
+	while (e->count.conns >= e->lim.max_conns && evict(e, c->bucket))
+		;
+	if (c->proto == RPC_TCP) {
+		setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+		setsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+	} else if (!getsockopt(c->fd, SOL_SOCKET, SO_PEERCRED, &cr, &len)) {
+		c->uid = cr.uid;
+		c->peercred = 1;
+	}
+	return 0;
+}
+
+static int begin_dgram(struct engine *e, struct conn *c, int family)
+{
+	int room = UDP_BUFFER, on = 1;
+	setsockopt(c->fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+	if (family == AF_INET)
+		setsockopt(c->fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on);
+	else
+		setsockopt(c->fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof on);
+	if (!e->udp_in)
+		e->udp_in = malloc((size_t)UDP_SLOTS * DATAGRAM);
+	return e->udp_in ? 0 : -ENOMEM;
+}
+
+static int begin_listen(const struct conn *c)
+{
+	int flags = fcntl(c->fd, F_GETFL);
+	return flags < 0 || fcntl(c->fd, F_SETFL, flags | O_NONBLOCK) < 0 ? -errno : 0;
+}
+
+/* What its kind asks for, before anything is received.  0 or -errno. */
+static int begin_kind(struct engine *e, struct conn *c, int family, const void *sa, u32 sa_len)
+{
+	switch (c->kind) {
+	case RPC_CONN:
+		c->proto = family == AF_UNIX ? RPC_LOCAL : RPC_TCP;
+		return begin_conn(e, c, sa, sa_len);
+	case RPC_DGRAM:
+		c->proto = RPC_UDP;
+		return begin_dgram(e, c, family);
+	case RPC_LISTEN:
+		return begin_listen(c);
+	case RPC_RELAYED:
+		c->proto = RPC_RELAY;
+		return 0;
+	default:
+		return 0;
+	}
+}
+
+/* Gives it a place in the table, and has epoll watch it.  0 or -errno. */
+static int enter_table(struct engine *e, struct conn *c)
+{
+	c->id = e->free_head;
+	c->gen = e->gens[c->id];
+	c->armed = conn_blocked(e, c) ? 0 : EPOLLIN;
+	struct epoll_event ev = { .events = c->armed, .data.u64 = (u64)c->gen << 32 | c->id };
+	if (epoll_ctl(e->ep, EPOLL_CTL_ADD, c->fd, &ev))
+		return -errno;
+	e->free_head = e->free_next[c->id];
+	e->conns[c->id] = c;
+	age_link(e, c);
+	if (c->kind == RPC_CONN) {
+		e->count.conns++;
+		e->count.accepted++;
+		e->by_address[c->bucket]++;
+	}
+	return 0;
+}
+
 int rpc_attach(struct rpc_engine *pub, int fd, int kind, const void *sa, u32 sa_len)
 {
 	struct engine *e = ENGINE(pub);
-	struct sockaddr_storage ss;
-	int family = 0, on = 1;
+	int family = 0;
 	socklen_t len = sizeof family;
 
 	if (kind < RPC_LISTEN || kind > RPC_EVENT)
@@ -26,84 +120,19 @@ int rpc_attach(struct rpc_engine *pub, int fd, int kind, const void *sa, u32 sa_
 		return -errno;
 	if (e->free_head == NONE && grow_conns(e))
 		return -ENOMEM;
-	struct conn *c = calloc(1, sizeof *c);
+	struct conn *c = malloc(sizeof *c);
 	if (!c)
 		return -ENOMEM;
-	c->fd = fd;
-	c->kind = (u8)kind;
-	c->next = c->older = c->newer = NONE;
-	c->peer = c->cred = NONE;
-	c->t_active = e->now;
-	if (kind == RPC_CONN) {
-		c->proto = family == AF_UNIX ? RPC_LOCAL : RPC_TCP;
-		if (!sa || !sa_len) {
-			sa_len = sizeof ss;
-			memset(&ss, 0, sizeof ss);
-			if (getpeername(fd, (struct sockaddr *)&ss, &sa_len)) {
-				int err = errno;
-				free(c);
-				return -err;
-			}
-			sa = &ss;
-			if (family == AF_UNIX)
-				sa_len = sizeof ss.ss_family;
-		}
-		set_peer(&c->addr, &c->port, sa, sa_len);
-		c->bucket = keyed_hash(e->key, (u8 *)&c->addr + 4, sizeof c->addr - 4) % ADDRESSES;
-		while (e->count.conns >= e->lim.max_conns && evict(e, c->bucket))
-			;
-		if (c->proto == RPC_TCP) {
-			setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-			setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-		} else {
-			struct ucred cr;
-			len = sizeof cr;
-			if (!getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cr, &len)) {
-				c->uid = cr.uid;
-				c->peercred = 1;
-			}
-		}
-	} else if (kind == RPC_DGRAM) {
-		c->proto = RPC_UDP;
-		int room = UDP_BUFFER;
-		setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
-		if (family == AF_INET)
-			setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on);
-		else
-			setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof on);
-		if (!e->udp_in && !(e->udp_in = malloc((size_t)UDP_SLOTS * DATAGRAM))) {
-			free(c);
-			return -ENOMEM;
-		}
-	} else if (kind == RPC_RELAYED) {
-		c->proto = RPC_RELAY;
-	} else if (kind == RPC_LISTEN) {
-		int flags = fcntl(fd, F_GETFL);
-		if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) {
-			int err = errno;
-			free(c);
-			return -err;
-		}
-	}
-	u32 id = e->free_head;
-	c->id = id;
-	c->gen = e->gens[id];
-	c->armed = conn_blocked(e, c) ? 0 : EPOLLIN;
-	struct epoll_event ev = { .events = c->armed, .data.u64 = (u64)c->gen << 32 | id };
-	if (epoll_ctl(e->ep, EPOLL_CTL_ADD, fd, &ev)) {
-		int err = errno;
+	*c = (struct conn){ .fd = fd, .kind = (u8)kind, .next = NONE, .older = NONE, .newer = NONE, .peer = NONE, .cred = NONE,
+			    .t_active = e->now };
+	int err = begin_kind(e, c, family, sa, sa_len);
+	if (!err)
+		err = enter_table(e, c);
+	if (err) {
 		free(c);
-		return -err;
+		return err;
 	}
-	e->free_head = e->free_next[id];
-	e->conns[id] = c;
-	age_link(e, c);
-	if (kind == RPC_CONN) {
-		e->count.conns++;
-		e->count.accepted++;
-		e->by_address[c->bucket]++;
-	}
-	return (int)id;
+	return (int)c->id;
 }
 
 int rpc_close(struct rpc_engine *pub, u32 id)

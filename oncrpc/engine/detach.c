@@ -107,25 +107,16 @@ static struct call *detach_again(struct engine *e, struct detached *d, size_t ro
 	return &d->call;
 }
 
-struct call *op_detach(struct call *c, size_t room)
+/* Room for the reply, and the arguments: taken with the record's buffer, where they stand in it alone, else copied.  NULL: no memory. */
+static struct detached *copy_call(struct engine *e, const struct call *c, size_t room)
 {
-	struct engine *e = ENGINE(c->eng);
-	if (c->detached)
-		return detach_again(e, (struct detached *)c, room);
 	struct slot *s = c->owner;
 	size_t n_args = (size_t)(c->end - c->arg);
-	u64 charge = n_args + room + RPC_HEADER;
-	struct conn *conn = conn_find(e, c->conn, c->conn_gen);
-	if (room > MAX_REPLY || e->count.detached_now >= e->lim.max_detached
-	    || e->count.detached_bytes + charge > e->lim.detached_budget)
-		return NULL;
+	bool take = s->own && c->arg >= s->own->data && c->end <= s->own->data + s->own->cap; /* else they were rewritten elsewhere */
 	struct detached *d = malloc(sizeof *d);
 	if (!d)
 		return NULL;
 	d->args = NULL;
-	d->room = room;
-	d->next = NULL;
-	bool take = s->own && c->arg >= s->own->data && c->end <= s->own->data + s->own->cap; /* else they were rewritten elsewhere */
 	if (!(d->reply = buf_new(e, room + RPC_HEADER)) || (!take && !(d->args = buf_new(e, n_args ? n_args : 1)))) {
 		buf_free(e, d->reply);
 		free(d);
@@ -133,7 +124,7 @@ struct call *op_detach(struct call *c, size_t room)
 	}
 	d->call = *c;
 	d->slot = *s;
-	if (take) { /* the record stands alone in its buffer: take it instead of copying */
+	if (take) {
 		d->args = s->own;
 		s->own = NULL;
 	} else {
@@ -142,25 +133,48 @@ struct call *op_detach(struct call *c, size_t room)
 		d->call.end = d->args->data + n_args;
 	}
 	d->slot.own = NULL;
-	if (e->tracers)
-		keep_seen(e, &d->slot);
-	d->place = 0;
-	s->gone = 1;
-	d->slot.msg = NULL;
-	d->call.owner = &d->slot;
-	d->call.detached = 1;
-	d->charged = charge;
-	e->creds.pins[c->cred]++;
-	e->peers.pins[c->peer]++;
+	return d;
+}
+
+/* The call counts among those that wait. */
+static void charge_call(struct engine *e, struct detached *d, struct conn *conn)
+{
+	e->creds.pins[d->call.cred]++;
+	e->peers.pins[d->call.peer]++;
 	e->count.detached++;
 	e->count.detached_now++;
-	e->count.detached_bytes += charge;
-	d->bucket = bucket_of(e, c);
-	address_waits(e, d->bucket, 1, charge);
+	e->count.detached_bytes += d->charged;
+	address_waits(e, d->bucket, 1, d->charged);
 	if (conn) {
 		conn->n_detached++;
-		conn->detached_bytes += charge;
+		conn->detached_bytes += d->charged;
 	}
+}
+
+struct call *op_detach(struct call *c, size_t room)
+{
+	struct engine *e = ENGINE(c->eng);
+	if (c->detached)
+		return detach_again(e, (struct detached *)c, room);
+	u64 charge = (size_t)(c->end - c->arg) + room + RPC_HEADER;
+	if (room > MAX_REPLY || e->count.detached_now >= e->lim.max_detached
+	    || e->count.detached_bytes + charge > e->lim.detached_budget)
+		return NULL;
+	struct detached *d = copy_call(e, c, room);
+	if (!d)
+		return NULL;
+	if (e->tracers)
+		keep_seen(e, &d->slot);
+	d->slot.msg = NULL;
+	((struct slot *)c->owner)->gone = 1;
+	d->call.owner = &d->slot;
+	d->call.detached = 1;
+	d->room = room;
+	d->place = 0;
+	d->next = NULL;
+	d->charged = charge;
+	d->bucket = bucket_of(e, c);
+	charge_call(e, d, conn_find(e, c->conn, c->conn_gen));
 	return &d->call;
 }
 

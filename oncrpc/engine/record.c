@@ -123,105 +123,144 @@ static size_t bite_size(const struct engine *e)
 	return e->count.in_bytes < e->lim.in_budget / 2 ? BITE / 4 : e->count.in_bytes < e->lim.in_budget ? BITE / 16 : BITE / 64;
 }
 
+enum { GO_ON, OVER, BAD }; /* a turn: may take more, is over, ends with the connection */
+
+/* Uses what is left from the last turn. */
+static int take_left(struct engine *e, struct conn *c)
+{
+	struct buf *b = c->left;
+	const u8 *p = take(e, c, b->data + b->off, b->data + b->off + b->len);
+	if (c->dead)
+		return OVER;
+	if (!p)
+		return BAD;
+	b->len -= (size_t)(p - b->data) - b->off;
+	b->off = (size_t)(p - b->data);
+	if (!b->len) {
+		c->left = NULL;
+		bury(e, b);
+		return GO_ON;
+	}
+	if (!conn_blocked(e, c))
+		conn_enqueue(e, c);
+	return OVER;
+}
+
+static void turn_at_end(struct engine *e, struct conn *c)
+{
+	if (e->turn_msgs)
+		conn_enqueue(e, c); /* their replies leave before the next turn */
+	else if (!c->out_len && !c->n_detached) /* else drain() or unblock() queue it again */
+		kill_conn(e, c);
+}
+
+/* Where the next bytes go: `straight` of them to the end of the record under way, then up to `bite` into the region. */
+struct aim { struct iovec iov[2]; size_t k, straight, bite; };
+
+/* false: no memory for the record. */
+static bool aim_at(struct engine *e, struct conn *c, struct aim *a)
+{
+	size_t room = REGION - e->region_pos, most = bite_size(e), bite = room < most ? room : most;
+	a->k = a->straight = a->bite = 0;
+	if (c->frag_left) {
+		if (!(c->rec && c->rec->cap > c->have) && !rec_room(e, c, 1))
+			return false;
+		a->straight = c->rec->cap - c->have;
+		a->straight = a->straight < c->frag_left ? a->straight : c->frag_left;
+		a->iov[a->k++] = (struct iovec){ c->rec->data + c->have, a->straight };
+		if (c->frag_left >= LARGE && bite > OVERSHOOT)
+			bite = OVERSHOOT;
+	}
+	if (a->straight == c->frag_left) {
+		a->iov[a->k++] = (struct iovec){ e->region + e->region_pos, bite };
+		a->bite = bite;
+	}
+	return true;
+}
+
+/* `in` bytes were received straight into the record. */
+static int take_straight(struct engine *e, struct conn *c, size_t in)
+{
+	c->have += (u32)in;
+	c->frag_left -= (u32)in;
+	return !c->frag_left && c->last && record_done(e, c) ? BAD : GO_ON;
+}
+
+/* n bytes were received into the region. */
+static int take_region(struct engine *e, struct conn *c, size_t n)
+{
+	const u8 *p = e->region + e->region_pos, *end = p + n, *q = take(e, c, p, end);
+	if (c->dead)
+		return OVER;
+	if (!q)
+		return BAD;
+	if (q > p)
+		e->region_pos += (n + 7) & ~(size_t)7; /* calls of this batch point there */
+	if (q == end)
+		return GO_ON;
+	struct buf *b = in_new(e, (size_t)(end - q));
+	if (!b)
+		return BAD;
+	b->len = (size_t)(end - q);
+	memcpy(b->data, q, b->len);
+	c->left = b;
+	if (!conn_blocked(e, c))
+		conn_enqueue(e, c);
+	return OVER;
+}
+
+/* One recv(), and what it brought. */
+static int receive(struct engine *e, struct conn *c, size_t *got)
+{
+	struct aim a;
+	if (!aim_at(e, c, &a))
+		return BAD;
+	struct msghdr mh = { .msg_iov = a.iov, .msg_iovlen = a.k };
+	ssize_t n = a.straight ? recvmsg(c->fd, &mh, MSG_DONTWAIT) : recv(c->fd, a.iov[0].iov_base, a.bite, MSG_DONTWAIT);
+	if (n < 0 && errno == EINTR)
+		return GO_ON;
+	if (n < 0) {
+		if (errno != EAGAIN)
+			kill_conn(e, c);
+		return OVER;
+	}
+	if (n == 0) {
+		c->eof = 1;
+		conn_arm(e, c);
+		conn_enqueue(e, c);
+		return OVER;
+	}
+	size_t all = (size_t)n, in = all < a.straight ? all : a.straight;
+	*got += all;
+	conn_touch(e, c);
+	int r = in ? take_straight(e, c, in) : GO_ON;
+	if (r == GO_ON)
+		r = take_region(e, c, all - in);
+	return r == GO_ON && all < a.straight + a.bite ? OVER : r;
+}
+
 /* One turn of a connection: first what is left from the last one, then the socket. */
-void turn_conn(struct engine *e, struct conn *c)
+static int turn_until(struct engine *e, struct conn *c)
 {
 	size_t got = 0;
+	int r = c->left ? take_left(e, c) : GO_ON;
+	if (r == GO_ON && c->eof) {
+		turn_at_end(e, c);
+		return OVER;
+	}
+	while (r == GO_ON && !turn_over(e, c) && got < BITE && REGION - e->region_pos >= REGION_MIN)
+		r = receive(e, c, &got);
+	return r;
+}
+
+void turn_conn(struct engine *e, struct conn *c)
+{
 	if (conn_blocked(e, c)) {
 		conn_arm(e, c);
 		return;
 	}
-	if (c->left) {
-		struct buf *b = c->left;
-		const u8 *p = take(e, c, b->data + b->off, b->data + b->off + b->len);
-		if (c->dead)
-			return;
-		if (!p)
-			goto bad;
-		b->len -= (size_t)(p - b->data) - b->off;
-		b->off = (size_t)(p - b->data);
-		if (!b->len) {
-			c->left = NULL;
-			bury(e, b);
-		} else {
-			if (!conn_blocked(e, c))
-				conn_enqueue(e, c);
-			return;
-		}
-	}
-	if (c->eof) {
-		if (e->turn_msgs)
-			conn_enqueue(e, c); /* their replies leave before the next turn */
-		else if (!c->out_len && !c->n_detached) /* else drain() or unblock() queue it again */
-			kill_conn(e, c);
+	if (turn_until(e, c) != BAD)
 		return;
-	}
-	while (!turn_over(e, c) && got < BITE && REGION - e->region_pos >= REGION_MIN) {
-		struct iovec iov[2];
-		size_t k = 0, straight = 0, bite = REGION - e->region_pos, most = bite_size(e);
-		bite = bite < most ? bite : most;
-		if (c->frag_left) {
-			if (!(c->rec && c->rec->cap > c->have) && !rec_room(e, c, 1))
-				goto bad;
-			straight = c->rec->cap - c->have;
-			straight = straight < c->frag_left ? straight : c->frag_left;
-			iov[k++] = (struct iovec){ c->rec->data + c->have, straight };
-			if (c->frag_left >= LARGE && bite > OVERSHOOT)
-				bite = OVERSHOOT;
-		}
-		if (straight == c->frag_left)
-			iov[k++] = (struct iovec){ e->region + e->region_pos, bite };
-		else
-			bite = 0;
-		struct msghdr mh = { .msg_iov = iov, .msg_iovlen = k };
-		ssize_t n = straight ? recvmsg(c->fd, &mh, MSG_DONTWAIT) : recv(c->fd, iov[0].iov_base, bite, MSG_DONTWAIT);
-		if (n < 0 && errno == EINTR)
-			continue;
-		if (n < 0) {
-			if (errno != EAGAIN)
-				kill_conn(e, c);
-			return;
-		}
-		if (n == 0) {
-			c->eof = 1;
-			conn_arm(e, c);
-			conn_enqueue(e, c);
-			return;
-		}
-		bool all = (size_t)n == straight + bite;
-		got += (size_t)n;
-		conn_touch(e, c);
-		if (straight) {
-			size_t in = (size_t)n < straight ? (size_t)n : straight;
-			c->have += (u32)in;
-			c->frag_left -= (u32)in;
-			n -= (ssize_t)in;
-			if (!c->frag_left && c->last && record_done(e, c))
-				goto bad;
-		}
-		const u8 *p = e->region + e->region_pos, *end = p + n, *q = take(e, c, p, end);
-		if (c->dead)
-			return;
-		if (!q)
-			goto bad;
-		if (q > p)
-			e->region_pos += ((size_t)(end - p) + 7) & ~(size_t)7; /* calls of this batch point there */
-		if (q < end) {
-			struct buf *b = in_new(e, (size_t)(end - q));
-			if (!b)
-				goto bad;
-			b->len = (size_t)(end - q);
-			memcpy(b->data, q, b->len);
-			c->left = b;
-			if (!conn_blocked(e, c))
-				conn_enqueue(e, c);
-			return;
-		}
-		if (!all)
-			return;
-	}
-	return;
-bad:
 	e->count.badrecord++;
 	if (e->pub.out_conn == c->id && e->pub.out_gen == c->gen)
 		flush_tcp(e); /* answers to what came before */

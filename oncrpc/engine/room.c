@@ -36,40 +36,40 @@ static bool reserve(struct engine *e, struct buf **b, size_t used, size_t need)
 	return true;
 }
 
-/* rpc_engine.room.  For a detached call: any thread, touches that call only. */
-int op_room(struct call *c, size_t room)
+static int room_detached(struct detached *d, size_t need)
 {
-	struct engine *e = ENGINE(c->eng);
-	size_t need = room + RPC_HEADER;
-	if (room > MAX_REPLY)
+	if (d->reply->cap < need) {
+		struct buf *b = malloc(sizeof *b + need);
+		if (!b)
+			return -1;
+		*b = (struct buf){ .cap = need };
+		free(d->reply);
+		d->reply = b;
+	}
+	d->call.mark = d->reply->data;
+	return 0;
+}
+
+static int room_udp(struct engine *e, struct call *c, size_t need)
+{
+	if (e->udp_n == UDP_OUT || (e->udp_out && e->udp_out->cap - e->udp_pos < need))
+		flush_udp(e);
+	if (!reserve(e, &e->udp_out, e->udp_pos, need))
 		return -1;
-	if (c->detached) {
-		struct detached *d = (struct detached *)c;
-		if (d->reply->cap < need) {
-			struct buf *b = malloc(sizeof *b + need);
-			if (!b)
-				return -1;
-			*b = (struct buf){ .cap = need };
-			free(d->reply);
-			d->reply = b;
-		}
-		c->mark = d->reply->data;
-		return 0;
-	}
-	if (c->proto == RPC_UDP) {
-		if (e->udp_n == UDP_OUT || (e->udp_out && e->udp_out->cap - e->udp_pos < need))
-			flush_udp(e);
-		if (!reserve(e, &e->udp_out, e->udp_pos, need))
-			return -1;
-		c->mark = e->udp_out->data + e->udp_pos;
-		return 0;
-	}
-	if (c->proto == RPC_RELAY) {
-		if (!reserve(e, &e->relay_out, 0, need))
-			return -1;
-		c->mark = e->relay_out->data;
-		return 0;
-	}
+	c->mark = e->udp_out->data + e->udp_pos;
+	return 0;
+}
+
+static int room_relay(struct engine *e, struct call *c, size_t need)
+{
+	if (!reserve(e, &e->relay_out, 0, need))
+		return -1;
+	c->mark = e->relay_out->data;
+	return 0;
+}
+
+static int room_conn(struct engine *e, struct call *c, size_t need)
+{
 	struct rpc_engine *r = &e->pub;
 	if (r->out_conn != c->conn || r->out_gen != c->conn_gen || (size_t)(r->out_end - r->out_pos) < need)
 		flush_tcp(e);
@@ -86,4 +86,18 @@ int op_room(struct call *c, size_t room)
 	r->out_gen = c->conn_gen;
 	c->mark = r->out_pos;
 	return 0;
+}
+
+/* rpc_engine.room.  For a detached call: any thread, touches that call only. */
+int op_room(struct call *c, size_t room)
+{
+	struct engine *e = ENGINE(c->eng);
+	size_t need = room + RPC_HEADER;
+	if (room > MAX_REPLY)
+		return -1;
+	if (c->detached)
+		return room_detached((struct detached *)c, need);
+	if (c->proto == RPC_UDP)
+		return room_udp(e, c, need);
+	return c->proto == RPC_RELAY ? room_relay(e, c, need) : room_conn(e, c, need);
 }

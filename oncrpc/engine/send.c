@@ -20,26 +20,9 @@ static void keep(struct engine *e, struct conn *c, struct buf *b)
 	e->count.out_bytes += b->len;
 }
 
-/* Sends, or keeps what the socket does not take.  *own, if given, is the buffer that holds p, and may be taken over (then
- * it becomes NULL) instead of copied. */
-void send_bytes(struct engine *e, struct conn *c, const u8 *p, size_t n, struct buf **own)
+/* Keeps n bytes that the socket did not take. */
+static void keep_rest(struct engine *e, struct conn *c, const u8 *p, size_t n, struct buf **own)
 {
-	while (!c->out_len && n) {
-		ssize_t sent = send(c->fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT);
-		if (sent < 0) {
-			if (errno == EINTR)
-				continue;
-			if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM)
-				break;
-			e->count.send_errors++;
-			kill_conn(e, c);
-			return;
-		}
-		p += sent;
-		n -= (size_t)sent;
-	}
-	if (!n)
-		return;
 	struct buf *tail = c->out_tail;
 	if (tail && tail->cap - tail->off - tail->len >= n) {
 		memcpy(tail->data + tail->off + tail->len, p, n);
@@ -65,6 +48,28 @@ void send_bytes(struct engine *e, struct conn *c, const u8 *p, size_t n, struct 
 	conn_arm(e, c);
 	if (e->count.out_bytes > e->lim.out_budget)
 		evict_stalled(e);
+}
+
+/* Sends, or keeps what the socket does not take.  *own, if given, is the buffer that holds p, and may be taken over (then
+ * it becomes NULL) instead of copied. */
+void send_bytes(struct engine *e, struct conn *c, const u8 *p, size_t n, struct buf **own)
+{
+	while (!c->out_len && n) {
+		ssize_t sent = send(c->fd, p, n, MSG_NOSIGNAL | MSG_DONTWAIT);
+		if (sent < 0) {
+			if (errno == EINTR)
+				continue;
+			if (errno == EAGAIN || errno == ENOBUFS || errno == ENOMEM)
+				break;
+			e->count.send_errors++;
+			kill_conn(e, c);
+			return;
+		}
+		p += sent;
+		n -= (size_t)sent;
+	}
+	if (n)
+		keep_rest(e, c, p, n, own);
 }
 
 /* The socket takes bytes again. */
