@@ -30,6 +30,8 @@ struct line {
 	bool null;
 	uint8_t *calls;
 	const uint64_t *starts;
+	const uint8_t *tail;
+	uint64_t tail_len;
 	struct slot *slots;
 	uint32_t *free_slots;
 	size_t room;                  /* of latency_s */
@@ -51,13 +53,13 @@ static double seconds_now(void)
 static uint32_t get(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return ntohl(v); }
 
 struct line *line_new(int fd, uint32_t depth, uint32_t most, uint8_t *calls, const uint64_t *starts, uint32_t n_calls,
-		      uint32_t least, int null, uint32_t seed)
+		      const uint8_t *tail, uint64_t tail_len, uint32_t least, int null, uint32_t seed)
 {
 	struct line *l = calloc(1, sizeof *l);
 	if (!l)
 		return NULL;
 	l->fd = fd, l->depth = depth, l->most = most, l->n_calls = n_calls, l->least = least, l->null = null, l->seq = seed;
-	l->calls = calls, l->starts = starts;
+	l->calls = calls, l->starts = starts, l->tail = tail, l->tail_len = tail_len;
 	l->room = FIRST_SAMPLES;
 	while (1u << l->slot_bits < most)
 		l->slot_bits++;
@@ -136,8 +138,10 @@ int line_send_group(struct line *l, uint32_t n, double due)
 	uint32_t held = 0; /* calls in iov: none of them twice, for each holds one xid */
 	while (n) {
 		k = add(iov, k, call_made(l, due));
+		if (l->tail_len)
+			iov[k++] = (struct iovec){ (void *)(uintptr_t)l->tail, l->tail_len };
 		n--;
-		if (++held == l->n_calls || k == VECTORS || !n) {
+		if (++held == l->n_calls || k + 2 > VECTORS || !n) {
 			int err = send_all(l, iov, k);
 			if (err)
 				return err;

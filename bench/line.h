@@ -18,10 +18,11 @@ struct line_result {
 
 /* One TCP connection with `depth` calls in flight, with line_send_group() up to `most`.
  * calls   records with marks, call i at starts[i] .. starts[i + 1], sent in turn; they stay the caller's, xids are written into them
+ * tail    what follows each of them, one copy for all, so that the load sends it from the cache (WRITE's data); NULL, 0: nothing
  * least   a successful reply of fewer bytes counts as LINE_SHORT; null: replies have no nfsstat3
  * NULL: no memory. */
 struct line *line_new(int fd, uint32_t depth, uint32_t most, uint8_t *calls, const uint64_t *starts, uint32_t n_calls,
-		      uint32_t least, int null, uint32_t seed);
+		      const uint8_t *tail, uint64_t tail_len, uint32_t least, int null, uint32_t seed);
 void line_free(struct line *l);
 const struct line_result *line_result(const struct line *l);
 

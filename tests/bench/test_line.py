@@ -97,6 +97,27 @@ def test_answers_in_any_order_are_all_taken(nfsload: ModuleType, server: Callabl
     assert _asked(nfsload, server(lambda xid: _record(_reply(xid)), 8), depth=8) == (24, {})
 
 
+def test_data_that_all_calls_share_follows_each_of_them(nfsload: ModuleType) -> None:
+    """Kept once by the load, it is on the wire with each call, and the heads are their own."""
+    data = bytes(range(256)) * 400
+    raws = [bytearray(nfsload.record(nfsload.message(nfsload.PROG_NFS, 3, 7, nfsload.auth_sys(0, 0), bytes([i]) * 600 + data)))
+            for i in range(40)]
+    assert nfsload.shared_tail(raws) >= nfsload.TAIL_MIN
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        conn = nfsload.Conn("127.0.0.1", listener.getsockname()[1], LIMIT_S)
+        peer = listener.accept()[0]
+        line = nfsload.Pipeline(conn, raws, 80)
+        sender = threading.Thread(target=line.send_more)
+        sender.start()
+        with peer:
+            peer.settimeout(LIMIT_S)
+            came = [_whole(peer, len(raws[0])) for _ in range(80)]
+        sender.join(LIMIT_S)
+    conn.sock.close()
+    assert [c[:4] + c[8:] for c in came] == [bytes(r[:4] + r[8:]) for r in raws * 2]
+    assert len({c[4:8] for c in came}) == 80
+
+
 def test_answer_in_fragments_is_one(nfsload: ModuleType, server: Callable[..., int]) -> None:
     """unfs3 sends long replies so; a fragment may be empty, and the first may end within the results."""
     whole = bytes(300_000)
