@@ -2,6 +2,7 @@
 
 Every local process may connect; rights come from SO_PEERCRED, which the kernel took at connect(2).  A peer that breaks the
 protocol, that does not read its answers, or that is one of too many of its user loses its connection and hurts nobody else.
+Descriptors, and large bodies, which need one, are taken from administrators only: nobody else may ask what takes them.
 
 A new connection is in the hands of nfssvc_shim/answer.c, which answers what needs only the counters, until it asks for something
 else: then it comes here, with that question unread.  The loop waits there, so that such answers cost no turn of it.
@@ -34,10 +35,10 @@ _EVERYONE = frozenset((Nfssvc.SRVSTATS, Nfssvc.USERCOUNT, Nfssvc.STATUS))
 class Client:
     """One connection.  lent: NFSD calls that wait for the end of the slot they lent."""
 
-    def __init__(self, sock: socket.socket, number: int) -> None:
+    def __init__(self, sock: socket.socket, number: int, admins: set[int]) -> None:
         self.pid, self.uid, self.gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         sock.setblocking(False)
-        self.channel = Channel(sock)
+        self.channel = Channel(sock, takes_fds=self.uid in admins)
         self.number = number
         self.lent: list[Message] = []
         self.open = True
@@ -102,7 +103,7 @@ class CallSocket:
 
     def _add(self, sock: socket.socket) -> None:
         self._last += 1
-        client = Client(sock, self._last)
+        client = Client(sock, self._last, self._admins)
         others = [c for c in self._clients.values() if c.uid == client.uid and client.uid not in self._admins]
         if len(others) >= MAX_OF_USER:
             self.drop(others[0], f"uid {client.uid} has {MAX_OF_USER} connections")

@@ -42,11 +42,17 @@ class Message:
 
 
 class Channel:
-    """One end of the channel over a connected SOCK_SEQPACKET socket, blocking or not as the socket is."""
+    """One end of the channel over a connected SOCK_SEQPACKET socket, blocking or not as the socket is.
 
-    def __init__(self, sock: socket.socket) -> None:
+    takes_fds   False for a peer who may send no descriptor, hence no body over MAX_INLINE: the kernel drops what he sends, and the
+                message is a ProtocolError.  Received and closed it could stop us: close(2) of a file in a FUSE file system waits for
+                the answer of whoever serves that.
+    """
+
+    def __init__(self, sock: socket.socket, *, takes_fds: bool = True) -> None:
         self.sock = sock
         self._serial = 0
+        self._fd_room = socket.CMSG_SPACE(MAX_FDS * 4) if takes_fds else 0
 
     def fileno(self) -> int:
         return self.sock.fileno()
@@ -77,8 +83,7 @@ class Channel:
     def recv(self) -> tuple[Message, list[int]]:
         """The next message and its descriptors.  Raises EOFError (peer closed), ProtocolError, BlockingIOError."""
         try:
-            data, ancillary, flags, _ = self.sock.recvmsg(HEADER.size + MAX_INLINE, socket.CMSG_SPACE(MAX_FDS * 4),
-                                                          socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self.sock.recvmsg(HEADER.size + MAX_INLINE, self._fd_room, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError as exc:  # the peer ended with messages of ours unread
             raise EOFError("the peer closed the channel") from exc
         fds = _descriptors(ancillary)

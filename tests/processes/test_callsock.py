@@ -5,13 +5,14 @@ import array
 import errno
 import os
 import random
+import select
 import signal
 import socket
 import struct
 
 import pytest
 
-from nfssvc_shim.channel import HEADER, MAGIC, VERSION, Channel, Message
+from nfssvc_shim.channel import HEADER, MAGIC, MAX_BODY, VERSION, Channel, Message
 from nfssvc_shim.flags import Nfssvc, Nxa
 from nfssvc_shim.records import (
     Address,
@@ -25,7 +26,7 @@ from nfssvc_shim.records import (
     pack_nfsd_args,
 )
 
-from .conftest import wait_until
+from .conftest import DEADLINE_S, wait_until
 
 
 @pytest.fixture
@@ -264,6 +265,40 @@ def test_another_user_may_see_counters_and_change_nothing(nfsd):
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
             os._exit(_as_stranger(nfsd))
+        finally:
+            os._exit(3)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _with_descriptor(nfsd) -> bool:
+    """Is a question with a descriptor that stands for nothing refused, and the descriptor gone with the connection?"""
+    read, write = os.pipe()
+    channel = nfsd.connect()
+    channel.send(Message(Nfssvc.STATUS, 1), [write])
+    os.close(write)
+    refused = closed(channel)
+    channel.close()
+    return refused and select.select([read], [], [], DEADLINE_S)[0] != [] and os.read(read, 1) == b""
+
+
+def _with_large_body(nfsd) -> bool:
+    """Is a body of 64 MiB refused before anybody reads it?"""
+    channel = nfsd.connect()
+    channel.send(Message(Nfssvc.EXPORT, 1, bytes(MAX_BODY)))
+    return closed(channel)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("sends", [_with_descriptor, _with_large_body])
+def test_another_user_may_send_no_descriptor(nfsd, sends):
+    """close(2) of a file in his FUSE file system would wait for him, and everybody for the control half; large bodies cost time."""
+    nfsd.statedir.parent.chmod(0o755)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setresgid(65534, 65534, 65534)
+            os.setresuid(65534, 65534, 65534)
+            os._exit(0 if sends(nfsd) else 1)
         finally:
             os._exit(3)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
