@@ -120,16 +120,14 @@ int vn_access(struct call *c)
 	if (status)
 		return status;
 	u32 on_w = is_dir(o) ? 0x1c : 0x0c, on_x = is_dir(o) ? 0x02 : 0x20;
-	if (want & 0x01 && may(c, o, &st, R_OK) == 1)
-		got |= 0x01;
-	if (want & on_w && !(c->rights & R_READONLY) && may(c, o, &st, is_dir(o) ? W_OK | X_OK : W_OK) == 1) /* names need both */
-		got |= want & on_w;
-	if (want & on_x && may(c, o, &st, X_OK) == 1)
-		got |= want & on_x;
+	int as_x = want & 0x01 && is_reg(o) && W.exps[W.objs[o].exp].flags & EX_READABLE_EXEC;
+	int r = want & 0x01 ? may(c, o, &st, R_OK) : 0, x = want & on_x || (!r && as_x) ? may(c, o, &st, X_OK) : 0;
+	int w = want & on_w && !(c->rights & R_READONLY) ? may(c, o, &st, is_dir(o) ? W_OK | X_OK : W_OK) : 0; /* names need both */
+	if (r < 0 || w < 0 || x < 0)
+		return status_of(errno);
+	got = (r || (x && as_x) ? want & 0x01 : 0) | (w ? want & on_w : 0) | (x ? want & on_x : 0);
 	if (got & on_w && fs_is_readonly(o))
 		got &= ~on_w;
-	if (want & 0x01 && !(got & 0x01) && is_reg(o) && W.exps[W.objs[o].exp].flags & EX_READABLE_EXEC && may(c, o, &st, X_OK) == 1)
-		got |= 0x01;
 	if (reply_open(c, 8 + POST))
 		return V_DROP;
 	put_u32(c, OK);

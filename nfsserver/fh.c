@@ -308,13 +308,12 @@ int gate_fh(struct call *c, const u8 **pp, i32 *out)
 		int status = removable_attach(&W.exps[b->exp]);
 		if (status)
 			return status;
-		if (W.exps[b->exp].flags & EX_SUBTREE && has_strayed(&W.exps[b->exp], b->fd)) {
-			obj_drop(o);
-			return ERR_STALE;
+		if (!(W.exps[b->exp].flags & EX_SUBTREE) || !has_strayed(&W.exps[b->exp], b->fd)) {
+			obj_touch(o);
+			*out = o;
+			return 0;
 		}
-		obj_touch(o);
-		*out = o;
-		return 0;
+		obj_drop(o);
 	}
 	W.row[S_FH_MISSES]++;
 	int status = open_handle(c, p, len, out);

@@ -43,6 +43,8 @@ static void special_bits(i32 o, struct sattr *s)
 static int dress(struct call *c, i32 o, struct sattr *s, int *changed)
 {
 	*changed = s->set_uid || s->set_gid || s->atime || s->mtime || (s->set_size && s->size);
+	if (o < 0)
+		return *changed ? ERR_JUKEBOX : 0;
 	if (s->set_uid || s->set_gid) {
 		struct sattr own = { .set_uid = s->set_uid, .uid = s->uid, .set_gid = s->set_gid, .gid = s->gid };
 		int status = apply_sattr(c, o, &own);
@@ -51,6 +53,7 @@ static int dress(struct call *c, i32 o, struct sattr *s, int *changed)
 		s->set_uid = s->set_gid = 0;
 	}
 	special_bits(o, s); /* last: the change of owner has cleared some */
+	*changed |= s->set_mode;
 	return apply_sattr(c, o, s);
 }
 
@@ -76,18 +79,20 @@ static int path_of(i32 dir, const char *name, int fd, struct stat *st)
 	return path < 0 ? -errno : path;
 }
 
-/* The object that was made under `name`, through its own descriptor `fd` (>= 0: taken) or by its name. */
-static int made_object(struct call *c, i32 dir, const char *name, int fd, i32 *o)
+/* The object of the file that was made as `name`, through its own descriptor `fd`, which is taken: for writing, or, when there is no
+ * other, as what the object is known by. */
+static int made_object(i32 dir, const char *name, int fd, i32 *o)
 {
 	struct stat st;
-	if (fd < 0)
-		return obj_from_name(c, dir, name, o, &st);
 	int path = path_of(dir, name, fd, &st);
-	if (path < 0) {
+	if (path < 0 && fd_stat(fd, &st)) {
+		int err = errno;
 		close(fd);
-		return status_of(-path);
+		return status_of(err);
 	}
-	int status = obj_from_fd(W.objs[dir].exp, W.objs[dir].fs, dir, path, &st, o);
+	int status = obj_from_fd(W.objs[dir].exp, W.objs[dir].fs, dir, path < 0 ? fd : path, &st, o);
+	if (path < 0)
+		return status;
 	if (status || W.objs[*o].wfd >= 0 || W.row[S_FDS_READ] + W.row[S_FDS_WRITE] >= W.max_data) {
 		close(fd);
 		return status;
@@ -172,7 +177,7 @@ int vn_create(struct call *c)
 	if (again)
 		status = (status = obj_from_name(c, dir, name, &o, &st)) ? status : S_ISREG(st.st_mode) ? 0 : ERR_EXIST;
 	else
-		status = fd < 0 ? status_of(errno) : made_object(c, dir, name, fd, &o);
+		status = fd < 0 ? status_of(errno) : made_object(dir, name, fd, &o);
 	if (!status && how == 2) {
 		struct timespec t[2];
 		if (fd_stat(W.objs[o].fd, &st))
@@ -189,12 +194,19 @@ int vn_create(struct call *c)
 	return status ? change_fail(c, &ch, (u32)status) : reply_made(c, &ch, o, changed);
 }
 
-/* After the system call that makes an object of a name: its object, or why not. */
-static int made_status(struct call *c, int failed, i32 dir, const char *name, i32 *o, struct stat *st)
+/* After the system call that makes an object of a name: its object, or why not.  Made it is, also when there is no descriptor to name it
+ * by just now (*o -1): the answer has no handle then, and the client looks it up.  What another has put there since is not dressed. */
+static int made_status(struct call *c, int failed, i32 dir, const char *name, mode_t type, i32 *o)
 {
+	struct stat st;
 	if (failed && !(errno == EEXIST && was_absent(c)))
 		return status_of(errno);
-	return obj_from_name(c, dir, name, o, st);
+	int status = obj_from_name(c, dir, name, o, &st);
+	if (status == ERR_JUKEBOX && !failed) {
+		*o = -1;
+		return 0;
+	}
+	return status ? status : (st.st_mode & S_IFMT) == type ? 0 : failed ? ERR_EXIST : ERR_STALE;
 }
 
 int vn_mkdir(struct call *c)
@@ -202,7 +214,6 @@ int vn_mkdir(struct call *c)
 	char name[256];
 	struct sattr s = { 0 };
 	struct change ch;
-	struct stat st;
 	const u8 *p = c->arg;
 	i32 dir = c->obj, o = -1;
 	int bad = get_name(c, &p, name), changed = 0, status;
@@ -215,7 +226,7 @@ int vn_mkdir(struct call *c)
 	s.set_size = 0;
 	change_begin(&ch, dir);
 	note_name(c, dir, name);
-	status = made_status(c, mkdirat(W.objs[dir].fd, name, s.mode & 01777), dir, name, &o, &st);
+	status = made_status(c, mkdirat(W.objs[dir].fd, name, s.mode & 01777), dir, name, S_IFDIR, &o);
 	if (!status)
 		status = dress(c, o, &s, &changed);
 	change_end(&ch);
@@ -227,10 +238,9 @@ int vn_symlink(struct call *c)
 	char name[256], target[4097];
 	struct sattr s = { 0 };
 	struct change ch;
-	struct stat st;
 	const u8 *p = c->arg;
 	i32 dir = c->obj, o = -1;
-	int bad = get_name(c, &p, name), changed, status;
+	int bad = get_name(c, &p, name), changed = 0, status;
 	if (bad == V_GARBAGE || (status = get_sattr(c, &p, &s)) == V_GARBAGE || garbage(c, p, 4))
 		return V_GARBAGE;
 	u32 n = get_u32(p);
@@ -252,16 +262,17 @@ int vn_symlink(struct call *c)
 	s.mode = 0;
 	change_begin(&ch, dir);
 	note_name(c, dir, name);
-	status = made_status(c, symlinkat(target, W.objs[dir].fd, name), dir, name, &o, &st);
+	status = made_status(c, symlinkat(target, W.objs[dir].fd, name), dir, name, S_IFLNK, &o);
 	if (!status) {
 		status = dress(c, o, &(struct sattr){ .set_uid = s.set_uid, .uid = s.uid, .set_gid = s.set_gid, .gid = s.gid }, &changed);
 		if (status == ERR_NOTSUPP)
 			status = 0; /* the mode that dress() sets again */
+		changed |= s.atime || s.mtime;
 		if (!status && (s.atime || s.mtime))
-			status = apply_sattr(c, o, &(struct sattr){ .atime = s.atime, .mtime = s.mtime, .at = s.at, .mt = s.mt });
+			status = o < 0 ? ERR_JUKEBOX : apply_sattr(c, o, &(struct sattr){ .atime = s.atime, .mtime = s.mtime, .at = s.at, .mt = s.mt });
 	}
 	change_end(&ch);
-	return status ? change_fail(c, &ch, (u32)status) : reply_made(c, &ch, o, 0);
+	return status ? change_fail(c, &ch, (u32)status) : reply_made(c, &ch, o, changed);
 }
 
 int vn_mknod(struct call *c)
@@ -270,10 +281,9 @@ int vn_mknod(struct call *c)
 	char name[256];
 	struct sattr s = { 0 };
 	struct change ch;
-	struct stat st;
 	const u8 *p = c->arg;
 	i32 dir = c->obj, o = -1;
-	int bad = get_name(c, &p, name), changed, status = 0;
+	int bad = get_name(c, &p, name), changed = 0, status = 0;
 	if (bad == V_GARBAGE || garbage(c, p, 4))
 		return V_GARBAGE;
 	u32 type = get_u32(p);
@@ -299,9 +309,9 @@ int vn_mknod(struct call *c)
 	s.set_size = 0;
 	change_begin(&ch, dir);
 	note_name(c, dir, name);
-	status = made_status(c, mknodat(W.objs[dir].fd, name, kinds[type] | (s.mode & 07777), dev), dir, name, &o, &st);
+	status = made_status(c, mknodat(W.objs[dir].fd, name, kinds[type] | (s.mode & 07777), dev), dir, name, kinds[type], &o);
 	if (!status)
 		status = dress(c, o, &s, &changed);
 	change_end(&ch);
-	return status ? change_fail(c, &ch, (u32)status) : reply_made(c, &ch, o, 0);
+	return status ? change_fail(c, &ch, (u32)status) : reply_made(c, &ch, o, changed);
 }

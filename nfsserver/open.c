@@ -69,9 +69,11 @@ int obj_open(struct call *c, i32 o, int writing, int *fd, struct stat *attribute
 	*attributes = st;
 	u32 uid = W.idents[c->ident].uid;
 	int owner = st.st_uid == uid && S_ISREG(st.st_mode);
-	int ok = owner || may(c, o, &st, writing ? W_OK : R_OK) == 1 || (!writing && S_ISREG(st.st_mode) && may(c, o, &st, X_OK) == 1);
-	if (!ok)
-		return ERR_ACCES;
+	int ok = owner ? 1 : may(c, o, &st, writing ? W_OK : R_OK);
+	if (!ok && !writing && S_ISREG(st.st_mode))
+		ok = may(c, o, &st, X_OK);
+	if (ok < 1)
+		return ok ? status_of(errno) : ERR_ACCES;
 	int *place = writing ? &b->wfd : &b->rfd;
 	if (*place >= 0) {
 		*fd = *place;

@@ -43,8 +43,10 @@ u8 mint_path(const struct export *e, const u8 *chain, u32 depth, int fd, const s
 	return (u8)(n + FH_MAC);
 }
 
+#define GONE " (deleted)" /* what proc(5) adds to a name that was removed; a name may end so, too */
+
 /* subtree_check: is the object still below the export's root?  Its handle is one of the path scheme, so its descriptor came from a
- * walk and proc(5) knows its path, which a kernel handle's need not. */
+ * walk and proc(5) knows its path, which a kernel handle's need not.  When this says that it is not, another walk has to tell. */
 int has_strayed(const struct export *e, int fd)
 {
 	char buf[32], root[4097], path[4097];
@@ -54,6 +56,8 @@ int has_strayed(const struct export *e, int fd)
 		return 1;
 	if (n == 1) /* "/" */
 		return 0;
+	if (m > (ssize_t)sizeof GONE && !memcmp(path + m - (sizeof GONE - 1), GONE, sizeof GONE - 1))
+		return 1;
 	return m < n || memcmp(root, path, (size_t)n) || (m > n && path[n] != '/');
 }
 

@@ -27,7 +27,21 @@ static int still_true(const struct verdict *v, const struct obj *b, const struct
 	       && v->acl && v->acl == acl_now(b);
 }
 
-/* 1 when `want` (R_OK, W_OK, X_OK bits) is allowed to the caller of c, 0 when not, -1 when it cannot be told. */
+/* Asks the kernel as the identity in force about one bit, which is known from then on.  0, or -1: it cannot tell now (errno). */
+static int ask(struct verdict *v, const struct obj *b, int bit)
+{
+	int refused = (int)syscall(SYS_faccessat2, b->fd, "", bit, AT_EACCESS | AT_EMPTY_PATH) ? errno : 0;
+	if (refused && refused != EACCES && refused != EPERM && refused != EROFS)
+		return -1;
+	v->known |= (u8)(bit | (refused == EROFS ? V_ROFS : 0)); /* EROFS: the operation itself shall say so */
+	if (!refused || refused == EROFS)
+		v->may |= (u8)bit;
+	else
+		v->may &= (u8)~bit;
+	return 0;
+}
+
+/* 1 when `want` (R_OK, W_OK, X_OK bits) is allowed to the caller of c, 0 when not, -1 with errno when it cannot be told. */
 int may(struct call *c, i32 o, const struct stat *st, int want)
 {
 	const struct ident *id = &W.idents[c->ident];
@@ -39,22 +53,16 @@ int may(struct call *c, i32 o, const struct stat *st, int want)
 				       .uid = st->st_uid, .gid = st->st_gid, .mode = (u16)st->st_mode };
 	int missing = want & ~v->known;
 	if (missing) {
-		if (ident_become(c->ident))
+		if (ident_become(c->ident)) {
+			errno = EAGAIN;
 			return -1;
+		}
 		v->settled = (u8)settled(st); /* before it is asked: a change in the same tick of the clock afterwards would not show */
 		if (!v->known) /* from before the first question */
 			v->acl = b->written_to == ctime ? acl_now(b) : 0;
-		for (int bit = 1; bit <= 4; bit <<= 1) {
-			if (!(missing & bit))
-				continue;
-			v->known |= (u8)bit;
-			if (!syscall(SYS_faccessat2, b->fd, "", bit, AT_EACCESS | AT_EMPTY_PATH))
-				v->may |= (u8)bit;
-			else if (errno == EROFS) /* the operation itself shall say so */
-				v->may |= (u8)bit, v->known |= V_ROFS;
-			else
-				v->may &= (u8)~bit;
-		}
+		for (int bit = 1; bit <= 4; bit <<= 1)
+			if (missing & bit && ask(v, b, bit))
+				return -1;
 	}
 	return (v->may & want) == want;
 }

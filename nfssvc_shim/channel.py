@@ -44,9 +44,9 @@ class Message:
 class Channel:
     """One end of the channel over a connected SOCK_SEQPACKET socket, blocking or not as the socket is.
 
-    takes_fds   False for a peer who may send no descriptor, hence no body over MAX_INLINE: the kernel drops what he sends, and the
-                message is a ProtocolError.  Received and closed it could stop us: close(2) of a file in a FUSE file system waits for
-                the answer of whoever serves that.
+    takes_fds   False for a peer who may send no descriptor, hence no body over MAX_INLINE: the kernel drops what he sends, and
+                the message is a ProtocolError.  Received and closed it could stop us: close(2) of a file in a FUSE file system
+                waits for the answer of whoever serves that.
     """
 
     def __init__(self, sock: socket.socket, *, takes_fds: bool = True) -> None:

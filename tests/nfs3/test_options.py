@@ -99,6 +99,20 @@ def test_object_moved_out_of_the_export_is_refused_with_subtree_check(start: Sta
     assert refused <= ({STALE, ACCES} if option == "subtree_check" else {0})
 
 
+@pytest.mark.parametrize("name", [b"file", b"file (deleted)"])
+def test_file_whose_last_name_in_the_export_went_is_refused_with_subtree_check(start: Start, name: bytes) -> None:
+    """A hard link elsewhere keeps it alive, not exported.  A name may well end as proc(5) marks names that are gone."""
+    here = start(clients="127.0.0.1(rw,no_root_squash,insecure,subtree_check)")
+    fh = here.file(name, b"content")
+    for _ in range(2):
+        assert here.nfs.read(fh).must().data == b"content"
+    outside = here.path.parent / "outside"
+    outside.hardlink_to(here.local(name))
+    here.local(name).unlink()
+    assert here.nfs.read(fh).status in (STALE, ACCES)
+    outside.unlink()
+
+
 @pytest.mark.root
 def test_option_r_makes_unreadable_executables_readable(start: Start) -> None:
     here = start("-r")

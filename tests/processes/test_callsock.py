@@ -291,7 +291,7 @@ def _with_large_body(nfsd) -> bool:
 @pytest.mark.root
 @pytest.mark.parametrize("sends", [_with_descriptor, _with_large_body])
 def test_another_user_may_send_no_descriptor(nfsd, sends):
-    """close(2) of a file in his FUSE file system would wait for him, and everybody for the control half; large bodies cost time."""
+    """close(2) of a file in his FUSE file system would wait for him, and all for the control half; large bodies cost time."""
     nfsd.statedir.parent.chmod(0o755)
     pid = os.fork()
     if pid == 0:
