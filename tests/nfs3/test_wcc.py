@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.tools.nfs3 import EXCLUSIVE, NF3FIFO, Fattr3, Nfs3, Res, Sattr3, WccAttr, WccData
+from tests.tools.nfs3 import EXCLUSIVE, GUARDED, NF3FIFO, Fattr3, Nfs3, Res, Sattr3, WccAttr, WccData
 
 from .conftest import Spot
 
@@ -17,7 +17,7 @@ def wcc_of(attr: Fattr3) -> WccAttr:
 
 
 CHANGES: dict[str, Callable[[Nfs3, bytes], Res]] = {
-    "create": lambda nfs, fh: nfs.create(fh, b"new"),
+    "create": lambda nfs, fh: nfs.create(fh, b"new", mode=GUARDED),
     "exclusive": lambda nfs, fh: nfs.create(fh, b"new", mode=EXCLUSIVE, verf=b"12345678"),
     "mkdir": lambda nfs, fh: nfs.mkdir(fh, b"new"),
     "symlink": lambda nfs, fh: nfs.symlink(fh, b"new", b"target"),
