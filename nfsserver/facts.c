@@ -162,12 +162,34 @@ int vn_fsstat(struct call *c)
 	return vn_close(c, OK);
 }
 
+/* The largest size of a file where o is, as the file system itself has it: a file without a name is asked, for nothing else tells a
+ * program.  A client refuses at write(2) what lies beyond; without the limit the server refuses it when the data are sent, and
+ * another write(2) or close(2) gets the error.  INT64_MAX where no such file can be made (read-only, full, no O_TMPFILE). */
+static u64 largest_file(i32 o)
+{
+	struct filesystem *f = &W.fs[W.objs[o].fs];
+	u64 most = 0;
+	if (f->maxfile)
+		return f->maxfile;
+	int fd = W.root && ident_root() ? -1 : openat(is_dir(o) ? W.objs[o].fd : f->mntfd, ".", O_TMPFILE | O_EXCL | O_RDWR | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return INT64_MAX;
+	for (u64 bit = 1ull << 62; bit; bit >>= 1)
+		if (lseek(fd, (off_t)(most | bit), SEEK_SET) >= 0)
+			most |= bit;
+	close(fd);
+	if (!f->removable)
+		f->maxfile = most;
+	return most;
+}
+
 int vn_fsinfo(struct call *c)
 {
 	struct stat st;
 	int status = obj_stat(c->obj, &st);
 	if (status)
 		return status;
+	u64 largest = largest_file(c->obj);
 	if (reply_open(c, 4 + POST + 48))
 		return V_DROP;
 	u32 most = transfer_max(c);
@@ -180,7 +202,7 @@ int vn_fsinfo(struct call *c)
 	put_u32(c, most);      /* wtpref */
 	put_u32(c, 4096);      /* wtmult */
 	put_u32(c, most > DTPREF ? DTPREF : most); /* dtpref */
-	put_u64(c, INT64_MAX); /* maxfilesize */
+	put_u64(c, largest);   /* maxfilesize */
 	put_u32(c, 0);         /* time_delta */
 	put_u32(c, 1);
 	put_u32(c, 0x1b);      /* FSF3_LINK, SYMLINK, HOMOGENEOUS, CANSETTIME */

@@ -31,6 +31,8 @@ int vn_lookup(struct call *c)
 		return ERR_NOTDIR;
 	if ((status = obj_stat(dir, &dst)))
 		return status;
+	if (is_dots(name) && may(c, dir, &dst, X_OK) != 1)
+		return ERR_ACCES; /* they are found without a look into the directory */
 	if (become_searcher(c, dir, &dst))
 		return ERR_JUKEBOX;
 	if ((status = cluster_name(c, dir, name, 0)) || (status = wait_for_name(c, dir, name, 1))

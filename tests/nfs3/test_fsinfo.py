@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import os
 
-from tests.tools.nfs3 import FSF3_CANSETTIME, FSF3_HOMOGENEOUS, FSF3_LINK, FSF3_SYMLINK, NAMETOOLONG, UNSTABLE, Sattr3
+from tests.tools.nfs3 import FBIG, FSF3_CANSETTIME, FSF3_HOMOGENEOUS, FSF3_LINK, FSF3_SYMLINK, NAMETOOLONG, UNSTABLE, Sattr3
 
 from .conftest import Spot
 
@@ -54,10 +54,15 @@ def test_fsinfo_time_delta_is_what_setattr_keeps(spot: Spot) -> None:
     assert info["delta_s"] == 0 and spot.nfs.getattr(fh).must().a.mtime == (100, 7 * step)
 
 
-def test_fsinfo_maxfilesize_is_reachable_and_signed(spot: Spot) -> None:
-    """Clients keep sizes in a signed 64-bit number."""
+def test_fsinfo_maxfilesize_is_the_largest_size_that_a_file_can_have(spot: Spot) -> None:
+    """Clients keep sizes in a signed 64-bit number.  Beyond this one write(2) fails at once, rather than a later one."""
     info = spot.nfs.fsinfo(spot.fh).must().info
     assert info is not None and 1 << 40 <= info["maxfilesize"] <= (1 << 63) - 1
+    fh, most = spot.file(), info["maxfilesize"]
+    assert spot.nfs.setattr(fh, Sattr3(size=most)).must().wcc is not None
+    assert spot.nfs.setattr(fh, Sattr3(size=most + 1)).status == FBIG
+    assert spot.nfs.fsinfo(fh).must().info == info
+    assert [path.name for path in spot.path.iterdir()] == ["file"]
 
 
 def test_fsinfo_over_udp_fits_a_datagram(spot: Spot) -> None:

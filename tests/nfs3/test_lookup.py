@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.tools.nfs3 import ACCES, INVAL, NAMETOOLONG, NF3LNK, NOENT, NOTDIR, Proc, pack_opaque, pack_uints
-from tests.tools.rpc import GARBAGE_ARGS
+from tests.tools.rpc import GARBAGE_ARGS, auth_sys
 
 from .conftest import Exports, Spot
 
@@ -105,3 +105,12 @@ def test_name_of_255_bytes_that_are_no_utf8(spot: Spot) -> None:
     spot.nfs.create(spot.fh, name).must()
     assert os.listdir(os.fsencode(spot.path)) == [name]
     spot.nfs.remove(spot.fh, name).must()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", [b".", b".."])
+def test_lookup_of_dots_without_the_right_to_search_is_acces(spot: Spot, name: bytes) -> None:
+    fh = spot.dir(mode=0o744)
+    assert spot.as_(auth_sys(1000, 1000)).lookup(fh, name).status == ACCES
+    spot.local(b"dir").chmod(0o711)
+    assert spot.as_(auth_sys(1000, 1000)).lookup(fh, name).ok
