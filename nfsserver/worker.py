@@ -340,7 +340,7 @@ class Worker:
             self._datagrams.add(inode)
             self._server.datagram(sock)
         elif kind == socket.SOCK_STREAM and args.name is not None:
-            self._server.connection(sock)
+            self._connection(sock)
             self._tcp_connections += 1
             self._row[state.S_CONNECTIONS] = self._server.counters()["conns"]
             self._row[state.S_TCPCONN] = self._left[state.S_TCPCONN] + self._tcp_connections
@@ -348,6 +348,15 @@ class Worker:
             sock.close()
             raise OSError(errno.EINVAL, f"ADDSOCK of a socket of type {kind}")
         self._channel.reply(msg)
+
+    def _connection(self, sock: socket.socket) -> None:
+        """Serves a client; one who has gone in the meantime was one, and is no event: there may be thousands a second."""
+        try:
+            self._server.connection(sock)
+        except OSError as exc:
+            sock.close()
+            if exc.errno != errno.ENOTCONN:
+                raise
 
     def _export(self, msg: Message, fds: list[int]) -> None:
         args = unpack_export_args(msg.body)
