@@ -48,6 +48,18 @@ static int put_removable(u32 id, u32 flags, const char *path, u64 salt, u32 row)
 	return 0;
 }
 
+/* Where descriptors have run out objects make room: an export that is left out is gone for its clients. */
+static int open_root(const char *path, int flags)
+{
+	int fd = open(path, flags | O_CLOEXEC), err = errno;
+	for (int i = 0; fd < 0 && (err == EMFILE || err == ENFILE) && i < MIN_OBJS && obj_drop_oldest(); i++) {
+		fd = open(path, flags | O_CLOEXEC);
+		err = errno;
+	}
+	errno = err;
+	return fd;
+}
+
 static int mount_at(int fd)
 {
 	struct kernel_handle k;
@@ -79,7 +91,7 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 		ident_root();
 	if (flags & EX_REMOVABLE)
 		return put_removable(id, flags, path, salt, row);
-	int fd = open(path, O_PATH | O_CLOEXEC), dirfd;
+	int fd = open_root(path, O_PATH), dirfd;
 	if (fd < 0)
 		return errno;
 	if (fd_stat(fd, &st)) {
@@ -93,7 +105,7 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 		close(fd);
 		return EINVAL; /* nfssvc(2): not a directory */
 	}
-	dirfd = open(path, (is_dir ? O_DIRECTORY : 0) | O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	dirfd = open_root(path, (is_dir ? O_DIRECTORY : 0) | O_RDONLY | O_NONBLOCK);
 	if (dirfd < 0) {
 		int e = errno;
 		close(fd);

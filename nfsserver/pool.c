@@ -177,11 +177,13 @@ int pool_start(int threads)
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, 128 << 10); /* they make system calls */
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	pthread_mutex_lock(&lock); /* each looks how many there are */
 	for (int i = 0; i < threads && !err; i++) {
 		pthread_t id;
 		err = pthread_create(&id, &attr, thread, NULL);
 		n_threads += !err;
 	}
+	pthread_mutex_unlock(&lock);
 	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return n_threads ? 0 : err;

@@ -93,3 +93,16 @@ def test_mkdir_does_not_dress_what_another_put_in_its_place(spot: Spot) -> None:
         res = unpack_result(Proc.MKDIR, receive(spot.nfs.transport, call.xid).body)
     assert res.status != OK
     assert spot.local(b"new").stat().st_uid == 0 and spot.local(b"new").read_bytes() == b"another's"
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_an_export_that_finds_no_descriptor_takes_an_objects(spot: Spot, nth: int) -> None:
+    """Left out of the new table its handles would be STALE until the next one."""
+    for number in range(8):
+        spot.file(b"%d" % number)
+    generation = spot.server.status()["generation"]
+    with injected(spot, "openat", f"error=EMFILE:when={nth}"):
+        spot.server.reload(spot.server.exports_file.read_text())
+        wait_until(lambda: spot.server.status()["generation"] > generation, deadline_s=10, what="the new table")
+        assert spot.nfs.getattr(spot.fh).status == OK
+    assert "Too many open files" not in spot.server.log()
