@@ -1,6 +1,8 @@
 /* fh.c: from a handle, or a name in a directory, to an object. */
 #include "fh.h"
 
+enum { STRAYED = -1 }; /* of an object with subtree_check: its handle is opened anew, by which it may be found elsewhere */
+
 /* An object for an O_PATH descriptor, which is taken.  `parent` gives the chain of the path scheme; -1 for an export's root. */
 int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out)
 {
@@ -85,92 +87,100 @@ static int inside(struct call *c, i32 exp, int fd)
 	return ident_become(c->ident) ? 0 : found;
 }
 
+/* Looks for a cached object, which takes two system calls and no descriptor.  0, nfsstat3, -1: it is not cached. */
+static int find_cached(i32 dir, const char *name, i32 *out, struct stat *st)
+{
+	const struct obj *d = &W.objs[dir];
+	struct kernel_handle k;
+	u8 fh[FH_MAX];
+	int mntid, err = kernel_handle_of(d->fd, name, &k, &mntid);
+	if (err && err != EOVERFLOW && err != EOPNOTSUPP)
+		return status_of(err);
+	if (err || mntid != mount_of(&W.exps[d->exp], d->fs))
+		return -1;
+	u8 len = mint_kernel(&W.exps[d->exp], &W.fs[d->fs], &k, fh);
+	i32 o = obj_find(fh, len);
+	if (o < 0 || W.objs[o].exp_gen != W.generation || obj_stat(o, st))
+		return -1;
+	obj_touch(o);
+	*out = o;
+	return 0;
+}
+
+/* *fs: a file system that is new here, of the object that is open as `fd`.  0, nfsstat3. */
+static int meet_fs(struct call *c, i32 dir, int fd, i32 *fs)
+{
+	char buf[32];
+	int failed = W.root && ident_root();
+	int mnt = failed ? -1 : openat(W.procfd, procpath(fd, buf), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	*fs = mnt < 0 ? -1 : fs_add(mnt, NULL, W.fs[W.objs[dir].fs].path_scheme);
+	if (*fs < 0) {
+		if (mnt >= 0)
+			close(mnt);
+		return ERR_ACCES;
+	}
+	return ident_become(c->ident) ? ERR_JUKEBOX : 0;
+}
+
+/* Attributes and file system of what was found in `dir` and is open as `fd`.  0, nfsstat3. */
+static int place_found(struct call *c, i32 dir, int fd, int dotdot, i32 *fs, struct stat *st)
+{
+	i32 exp = W.objs[dir].exp;
+	if (fd_stat(fd, st))
+		return status_of(errno);
+	if (dotdot && !inside(c, exp, fd))
+		return ERR_STALE;
+	*fs = W.objs[dir].fs;
+	if (st->st_dev == W.fs[*fs].dev)
+		return 0;
+	*fs = fs_of_dev(st->st_dev);
+	if (!(W.exps[exp].flags & EX_CROSSMNT) && !(dotdot && *fs >= 0))
+		return ERR_ACCES; /* a file system is mounted here, and the export does not cross (crossmnt) */
+	return *fs >= 0 ? 0 : meet_fs(c, dir, fd, fs);
+}
+
+/* The parent of `dir` by the path scheme: its chain is that of `dir` without the last byte.  fd is taken.  0, nfsstat3. */
+static int parent_by_path(i32 dir, i32 fs, int fd, const struct stat *st, i32 *out)
+{
+	i32 exp = W.objs[dir].exp;
+	u8 fh[FH_MAX], chain[MAX_DEPTH];
+	int depth = chain_of(dir, chain);
+	if (depth < 0) {
+		close(fd);
+		return ERR_STALE;
+	}
+	u8 len = mint_path(&W.exps[exp], chain, depth ? (u32)depth - 1 : 0, fd, st, fh);
+	i32 o = obj_find(fh, len);
+	if (o < 0 && (o = obj_new(fh, len)) >= 0)
+		obj_fill(o, exp, fs, fd, st);
+	else
+		close(fd);
+	*out = o;
+	return o < 0 ? ERR_JUKEBOX : 0;
+}
+
 /* Looks `name` up in directory `dir` as the identity in force.  *st has the object's attributes.  0 or nfsstat3. */
 int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct stat *st)
 {
-	struct obj *d = &W.objs[dir];
-	i32 exp = d->exp, fs = d->fs;
-	int dotdot = name[0] == '.' && name[1] == '.' && !name[2], fd = opened_take(c);
-	if (name[0] == '.' && !name[1]) {
+	i32 exp = W.objs[dir].exp, fs = W.objs[dir].fs;
+	int dotdot = name[0] == '.' && name[1] == '.' && !name[2], fd = opened_take(c), status;
+	if ((name[0] == '.' && !name[1]) || (dotdot && obj_is_root(dir))) {
 		*out = dir;
 		return obj_stat(dir, st);
 	}
-	if (dotdot && obj_is_root(dir)) {
-		*out = dir;
-		return obj_stat(dir, st);
-	}
-	if (!by_path(exp, fs) && !dotdot && fd == NOT_OPENED) { /* a cached object takes two system calls and no descriptor */
-		struct kernel_handle k;
-		u8 fh[FH_MAX];
-		int mntid, err = kernel_handle_of(d->fd, name, &k, &mntid);
-		if (err && err != EOVERFLOW && err != EOPNOTSUPP)
-			return status_of(err);
-		if (!err && mntid == mount_of(&W.exps[exp], fs)) {
-			u8 len = mint_kernel(&W.exps[exp], &W.fs[fs], &k, fh);
-			i32 o = obj_find(fh, len);
-			if (o >= 0 && W.objs[o].exp_gen == W.generation && !obj_stat(o, st)) {
-				obj_touch(o);
-				*out = o;
-				return 0;
-			}
-		}
-	}
+	if (!by_path(exp, fs) && !dotdot && fd == NOT_OPENED && (status = find_cached(dir, name, out, st)) >= 0)
+		return status;
 	if (fd == NOT_OPENED)
-		fd = openat(d->fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		fd = openat(W.objs[dir].fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 	else if (fd < 0)
 		errno = -fd;
 	if (fd < 0)
 		return status_of(errno);
-	if (fd_stat(fd, st)) {
-		int e = errno;
+	if ((status = place_found(c, dir, fd, dotdot, &fs, st))) {
 		close(fd);
-		return status_of(e);
+		return status;
 	}
-	if (dotdot && !inside(c, exp, fd)) {
-		close(fd);
-		return ERR_STALE;
-	}
-	if (st->st_dev != W.fs[fs].dev) {
-		if (!(W.exps[exp].flags & EX_CROSSMNT) && !(dotdot && (fs = fs_of_dev(st->st_dev)) >= 0)) {
-			close(fd);
-			return ERR_ACCES; /* a file system is mounted here, and the export does not cross (crossmnt) */
-		}
-		if ((fs = fs_of_dev(st->st_dev)) < 0) {
-			int e = W.root ? ident_root() : 0;
-			char buf[32];
-			int mnt = e ? -1 : openat(W.procfd, procpath(fd, buf), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-			if (mnt < 0 || (fs = fs_add(mnt, NULL, W.fs[d->fs].path_scheme)) < 0) {
-				if (mnt >= 0)
-					close(mnt);
-				close(fd);
-				return ERR_ACCES;
-			}
-			if ((e = ident_become(c->ident))) {
-				close(fd);
-				return ERR_JUKEBOX;
-			}
-		}
-	}
-	i32 parent = dir;
-	if (dotdot && by_path(exp, fs)) { /* the chain of a parent is ours without its last byte */
-		u8 fh[FH_MAX], chain[MAX_DEPTH];
-		int depth = chain_of(dir, chain);
-		if (depth < 0) {
-			close(fd);
-			return ERR_STALE;
-		}
-		u8 len = mint_path(&W.exps[exp], chain, depth ? (u32)depth - 1 : 0, fd, st, fh);
-		i32 o = obj_find(fh, len);
-		if (o < 0 && (o = obj_new(fh, len)) >= 0) {
-			obj_fill(o, exp, fs, fd, st);
-			*out = o;
-			return 0;
-		}
-		close(fd);
-		*out = o;
-		return o < 0 ? ERR_JUKEBOX : 0;
-	}
-	return obj_from_fd(exp, fs, parent, fd, st, out);
+	return dotdot && by_path(exp, fs) ? parent_by_path(dir, fs, fd, st, out) : obj_from_fd(exp, fs, dir, fd, st, out);
 }
 
 /* The cached object of a kernel handle found in directory `dir`; -1: none is. */
@@ -220,6 +230,23 @@ static int open_kernel_handle(struct call *c, const struct export *e, i32 fs, co
 	return status;
 }
 
+/* *fd is an O_PATH descriptor of what a good handle names, or -1 with errno; *fs its file system.  0, ERR_STALE, V_*. */
+static int open_by_scheme(struct call *c, const struct export *e, const u8 *fh, i32 *fs, int *fd)
+{
+	*fs = e->fs;
+	if (fh[1] & (FH_ROOT | FH_PATH)) {
+		*fd = fh[1] & FH_ROOT ? fcntl(e->rootfd, F_DUPFD_CLOEXEC, 0) : open_path_scheme(e, fh);
+		return 0;
+	}
+	if (memcmp(W.fs[e->fs].handle_id, fh + 8, 8)) /* two copies of one file system share a UUID: the export's own first */
+		*fs = fs_of_fsid(fh + 8);
+	if (*fs < 0)
+		return e->flags & EX_CROSSMNT ? V_FS : ERR_STALE;
+	if (*fs != e->fs && !(e->flags & EX_CROSSMNT))
+		return ERR_STALE;
+	return open_kernel_handle(c, e, *fs, fh, fd);
+}
+
 static int open_handle(struct call *c, const u8 *fh, u32 len, i32 *out)
 {
 	i32 exp, fs;
@@ -236,21 +263,8 @@ static int open_handle(struct call *c, const u8 *fh, u32 len, i32 *out)
 		return ERR_STALE;
 	if (e->flags & EX_SUBTREE && !(fh[1] & (FH_PATH | FH_ROOT)))
 		return ERR_STALE; /* from before the option: it does not tell where the object lies */
-	if (fh[1] & FH_ROOT) {
-		fs = e->fs;
-		fd = fcntl(e->rootfd, F_DUPFD_CLOEXEC, 0);
-	} else if (fh[1] & FH_PATH) {
-		fs = e->fs;
-		fd = open_path_scheme(e, fh);
-	} else {
-		fs = memcmp(W.fs[e->fs].handle_id, fh + 8, 8) ? fs_of_fsid(fh + 8) : e->fs; /* two copies of one file system share a UUID */
-		if (fs < 0)
-			return e->flags & EX_CROSSMNT ? V_FS : ERR_STALE;
-		if (fs != e->fs && !(e->flags & EX_CROSSMNT))
-			return ERR_STALE;
-		if ((status = open_kernel_handle(c, e, fs, fh, &fd)))
-			return status;
-	}
+	if ((status = open_by_scheme(c, e, fh, &fs, &fd)))
+		return status;
 	if (fd < 0)
 		return fh[1] & FH_PATH || errno == ESTALE || errno == EINVAL || errno == ENOENT ? ERR_STALE : status_of(errno);
 	if (fd_stat(fd, &st) || !st.st_nlink) {
@@ -269,7 +283,33 @@ static int open_handle(struct call *c, const u8 *fh, u32 len, i32 *out)
 	return 0;
 }
 
-/* nfs_fh3 at *pp -> object.  0, nfsstat3, or V_*.  The export of a cached object is looked up again after each reload. */
+/* The object `o` of the handle is cached: is it still what its export has?  The export is looked up again after each reload.
+ * 0, nfsstat3, STRAYED: it is no more. */
+static int use_cached(i32 o, const u8 *fh, u32 len)
+{
+	struct obj *b = &W.objs[o];
+	W.row[S_FH_HITS]++;
+	if (b->exp_gen != W.generation) {
+		i32 e = exp_find(b->expid);
+		if (e < 0 || handle_verify(fh, len, &e) || (W.exps[e].fs != b->fs && !(W.exps[e].flags & EX_CROSSMNT))) {
+			obj_drop(o);
+			return ERR_STALE;
+		}
+		b->exp = e;
+		b->exp_gen = W.generation;
+	}
+	int status = removable_attach(&W.exps[b->exp]);
+	if (status)
+		return status;
+	if (W.exps[b->exp].flags & EX_SUBTREE && has_strayed(&W.exps[b->exp], b->fd)) {
+		obj_drop(o);
+		return STRAYED;
+	}
+	obj_touch(o);
+	return 0;
+}
+
+/* nfs_fh3 at *pp -> object.  0, nfsstat3, or V_*. */
 int gate_fh(struct call *c, const u8 **pp, i32 *out)
 {
 	const u8 *p = *pp;
@@ -292,31 +332,13 @@ int gate_fh(struct call *c, const u8 **pp, i32 *out)
 		p = fh;
 	}
 	i32 o = obj_find(p, len);
-	if (o >= 0) {
-		struct obj *b = &W.objs[o];
-		W.row[S_FH_HITS]++;
-		if (b->exp_gen != W.generation) {
-			i32 e = exp_find(b->expid);
-			if (e < 0 || handle_verify(p, len, &e)
-			    || (W.exps[e].fs != b->fs && !(W.exps[e].flags & EX_CROSSMNT))) {
-				obj_drop(o);
-				return ERR_STALE;
-			}
-			b->exp = e;
-			b->exp_gen = W.generation;
-		}
-		int status = removable_attach(&W.exps[b->exp]);
-		if (status)
-			return status;
-		if (!(W.exps[b->exp].flags & EX_SUBTREE) || !has_strayed(&W.exps[b->exp], b->fd)) {
-			obj_touch(o);
-			*out = o;
-			return 0;
-		}
-		obj_drop(o);
+	int status = o >= 0 ? use_cached(o, p, len) : STRAYED;
+	if (status != STRAYED) {
+		*out = o;
+		return status;
 	}
 	W.row[S_FH_MISSES]++;
-	int status = open_handle(c, p, len, out);
+	status = open_handle(c, p, len, out);
 	if (status == ERR_STALE)
 		W.row[S_FH_STALE]++;
 	return status;

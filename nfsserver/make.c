@@ -103,7 +103,7 @@ static int made_object(i32 dir, const char *name, int fd, i32 *o)
 }
 
 /* 62 bits that only this server can make of (verifier, name of the file): kept in the seconds of atime and mtime, so that they
- * survive a restart and a local touch(1) cannot make another's (attacks.md D13, unfsd's BUGS). */
+ * survive a restart and a local touch(1) cannot make another's (unfsd's BUGS). */
 static void exclusive_times(i32 dir, const struct stat *st, const u8 verf[8], struct timespec t[2])
 {
 	u64 in[4] = { 0, st->st_ino, 0, 0 };
@@ -140,70 +140,97 @@ static int create_existing(struct call *c, struct change *ch, const char *name, 
 	return status ? change_fail(c, ch, (u32)status) : reply_made(c, ch, o, cut);
 }
 
+/* What CREATE, MKDIR, SYMLINK and MKNOD begin and end with. */
+struct making { char name[256]; int bad; struct sattr s; struct change ch; i32 dir, o; };
+
+/* diropargs3.  What comes behind it, or NULL: it does not decode.  A bad name is told after the rest has been decoded. */
+static const u8 *get_where(struct call *c, struct making *m)
+{
+	const u8 *p = c->arg;
+	m->s = (struct sattr){ 0 };
+	m->dir = c->obj;
+	m->o = -1;
+	m->bad = get_name(c, &p, m->name);
+	return m->bad == V_GARBAGE ? NULL : p;
+}
+
+/* status: of the other arguments.  0: the name may be made. */
+static int name_free(struct call *c, struct making *m, int status)
+{
+	if (m->bad || status || (status = name_ready(c, m->dir, m->name, 1)))
+		return m->bad ? m->bad : status;
+	return is_dots(m->name) ? ERR_EXIST : 0;
+}
+
+static void begin_making(struct call *c, struct making *m)
+{
+	change_begin(&m->ch, m->dir);
+	note_name(c, m->dir, m->name);
+}
+
+static int end_making(struct call *c, struct making *m, int status, int extra_sync)
+{
+	change_end(&m->ch);
+	return status ? change_fail(c, &m->ch, (u32)status) : reply_made(c, &m->ch, m->o, extra_sync);
+}
+
+/* open(2) could not make the file: why, or 0: a worker that died over this call has made it. */
+static int made_before(struct call *c, struct making *m)
+{
+	struct stat st;
+	if (errno != EEXIST)
+		return status_of(errno);
+	int status = obj_from_name(c, m->dir, m->name, &m->o, &st);
+	return status || S_ISREG(st.st_mode) ? status : ERR_EXIST;
+}
+
+static int keep_verifier(i32 dir, i32 o, const u8 *verf)
+{
+	struct timespec t[2];
+	struct stat st;
+	if (fd_stat(W.objs[o].fd, &st))
+		return status_of(errno);
+	exclusive_times(dir, &st, verf, t);
+	return utimensat(W.objs[o].fd, "", t, AT_EMPTY_PATH) ? status_of(errno) : 0;
+}
+
 int vn_create(struct call *c)
 {
-	char name[256];
-	struct sattr s = { 0 };
-	struct change ch;
-	const u8 *p = c->arg, *verf = NULL;
-	i32 dir = c->obj, o = -1;
-	int bad = get_name(c, &p, name), changed = 0;
-	if (bad == V_GARBAGE || garbage(c, p, 4) || get_u32(p) > 2)
+	struct making m;
+	const u8 *p = get_where(c, &m);
+	int status = 0, changed = 1;
+	if (!p || garbage(c, p, 4) || get_u32(p) > 2)
 		return V_GARBAGE;
 	u32 how = get_u32(p);
 	p += 4;
-	int status = 0;
-	if (how == 2) {
-		if (garbage(c, p, 8))
-			return V_GARBAGE;
-		verf = p;
-	} else if ((status = get_sattr(c, &p, &s)) == V_GARBAGE) {
+	const u8 *verf = how == 2 ? p : NULL;
+	if (verf ? garbage(c, p, 8) : (status = get_sattr(c, &p, &m.s)) == V_GARBAGE)
 		return V_GARBAGE;
-	}
-	if (bad || status || (status = name_ready(c, dir, name, 1)))
-		return bad ? bad : status;
-	if (is_dots(name))
-		return ERR_EXIST;
-	if (s.set_size && s.size > INT64_MAX)
+	if ((status = name_free(c, &m, status)))
+		return status;
+	if (m.s.set_size && m.s.size > INT64_MAX)
 		return ERR_FBIG; /* before there is a file */
-	change_begin(&ch, dir);
-	note_name(c, dir, name);
-	int fd = openat(W.objs[dir].fd, name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
-			s.mode & 0777);
-	struct stat st;
-	int again = fd < 0 && errno == EEXIST && was_absent(c);
-	if (fd < 0 && errno == EEXIST && !again)
-		return create_existing(c, &ch, name, how, &s, verf);
-	if (again)
-		status = (status = obj_from_name(c, dir, name, &o, &st)) ? status : S_ISREG(st.st_mode) ? 0 : ERR_EXIST;
-	else
-		status = fd < 0 ? status_of(errno) : made_object(dir, name, fd, &o);
-	if (!status && how == 2) {
-		struct timespec t[2];
-		if (fd_stat(W.objs[o].fd, &st))
-			status = status_of(errno);
-		else {
-			exclusive_times(dir, &st, verf, t);
-			status = utimensat(W.objs[o].fd, "", t, AT_EMPTY_PATH) ? status_of(errno) : 0;
-		}
-		changed = 1;
-	} else if (!status) {
-		status = dress(c, o, &s, &changed);
-	}
-	change_end(&ch);
-	return status ? change_fail(c, &ch, (u32)status) : reply_made(c, &ch, o, changed);
+	begin_making(c, &m);
+	int fd = openat(W.objs[m.dir].fd, m.name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
+			m.s.mode & 0777);
+	if (fd < 0 && errno == EEXIST && !was_absent(c))
+		return create_existing(c, &m.ch, m.name, how, &m.s, verf);
+	status = fd < 0 ? made_before(c, &m) : made_object(m.dir, m.name, fd, &m.o);
+	if (!status)
+		status = verf ? keep_verifier(m.dir, m.o, verf) : dress(c, m.o, &m.s, &changed);
+	return end_making(c, &m, status, changed);
 }
 
 /* After the system call that makes an object of a name: its object, or why not.  Made it is, also when there is no descriptor to name it
- * by just now (*o -1): the answer has no handle then, and the client looks it up.  What another has put there since is not dressed. */
-static int made_status(struct call *c, int failed, i32 dir, const char *name, mode_t type, i32 *o)
+ * by just now (o -1): the answer has no handle then, and the client looks it up.  What another has put there since is not dressed. */
+static int made_status(struct call *c, struct making *m, int failed, mode_t type)
 {
 	struct stat st;
 	if (failed && !(errno == EEXIST && was_absent(c)))
 		return status_of(errno);
-	int status = obj_from_name(c, dir, name, o, &st);
+	int status = obj_from_name(c, m->dir, m->name, &m->o, &st);
 	if (status == ERR_JUKEBOX && !failed) {
-		*o = -1;
+		m->o = -1;
 		return 0;
 	}
 	return status ? status : (st.st_mode & S_IFMT) == type ? 0 : failed ? ERR_EXIST : ERR_STALE;
@@ -211,107 +238,101 @@ static int made_status(struct call *c, int failed, i32 dir, const char *name, mo
 
 int vn_mkdir(struct call *c)
 {
-	char name[256];
-	struct sattr s = { 0 };
-	struct change ch;
-	const u8 *p = c->arg;
-	i32 dir = c->obj, o = -1;
-	int bad = get_name(c, &p, name), changed = 0, status;
-	if (bad == V_GARBAGE || (status = get_sattr(c, &p, &s)) == V_GARBAGE)
+	struct making m;
+	const u8 *p = get_where(c, &m);
+	int changed = 0, status;
+	if (!p || (status = get_sattr(c, &p, &m.s)) == V_GARBAGE)
 		return V_GARBAGE;
-	if (bad || status || (status = name_ready(c, dir, name, 1)))
-		return bad ? bad : status;
-	if (is_dots(name))
-		return ERR_EXIST;
-	s.set_size = 0;
-	change_begin(&ch, dir);
-	note_name(c, dir, name);
-	status = made_status(c, mkdirat(W.objs[dir].fd, name, s.mode & 01777), dir, name, S_IFDIR, &o);
+	if ((status = name_free(c, &m, status)))
+		return status;
+	m.s.set_size = 0;
+	begin_making(c, &m);
+	status = made_status(c, &m, mkdirat(W.objs[m.dir].fd, m.name, m.s.mode & 01777), S_IFDIR);
 	if (!status)
-		status = dress(c, o, &s, &changed);
-	change_end(&ch);
-	return status ? change_fail(c, &ch, (u32)status) : reply_made(c, &ch, o, changed);
+		status = dress(c, m.o, &m.s, &changed);
+	return end_making(c, &m, status, changed);
 }
 
-int vn_symlink(struct call *c)
+/* nfspath3 at p.  0, nfsstat3, V_GARBAGE. */
+static int get_target(struct call *c, const u8 *p, char target[4096])
 {
-	char name[256], target[4097];
-	struct sattr s = { 0 };
-	struct change ch;
-	const u8 *p = c->arg;
-	i32 dir = c->obj, o = -1;
-	int bad = get_name(c, &p, name), changed = 0, status;
-	if (bad == V_GARBAGE || (status = get_sattr(c, &p, &s)) == V_GARBAGE || garbage(c, p, 4))
+	if (garbage(c, p, 4))
 		return V_GARBAGE;
 	u32 n = get_u32(p);
 	if (garbage(c, p + 4, ((size_t)n + 3) & ~3ul))
 		return V_GARBAGE;
-	if (bad || status)
-		return bad ? bad : status;
 	if (n > 4095)
 		return ERR_NAMETOOLONG;
 	if (!n || memchr(p + 4, 0, n))
 		return ERR_INVAL;
 	memcpy(target, p + 4, n);
 	target[n] = 0;
-	if ((status = name_ready(c, dir, name, 1)))
+	return 0;
+}
+
+/* Attributes of a new symbolic link, which has neither size nor mode. */
+static int dress_link(struct call *c, i32 o, const struct sattr *s, int *changed)
+{
+	struct sattr own = { .set_uid = s->set_uid, .uid = s->uid, .set_gid = s->set_gid, .gid = s->gid };
+	struct sattr times = { .atime = s->atime, .mtime = s->mtime, .at = s->at, .mt = s->mt };
+	int status = dress(c, o, &own, changed);
+	if (status == ERR_NOTSUPP)
+		status = 0; /* the mode that dress() sets again */
+	*changed |= s->atime || s->mtime;
+	if (status || !(s->atime || s->mtime))
 		return status;
-	if (is_dots(name))
-		return ERR_EXIST;
-	s.set_mode = s.set_size = 0; /* a symbolic link has neither */
-	s.mode = 0;
-	change_begin(&ch, dir);
-	note_name(c, dir, name);
-	status = made_status(c, symlinkat(target, W.objs[dir].fd, name), dir, name, S_IFLNK, &o);
-	if (!status) {
-		status = dress(c, o, &(struct sattr){ .set_uid = s.set_uid, .uid = s.uid, .set_gid = s.set_gid, .gid = s.gid }, &changed);
-		if (status == ERR_NOTSUPP)
-			status = 0; /* the mode that dress() sets again */
-		changed |= s.atime || s.mtime;
-		if (!status && (s.atime || s.mtime))
-			status = o < 0 ? ERR_JUKEBOX : apply_sattr(c, o, &(struct sattr){ .atime = s.atime, .mtime = s.mtime, .at = s.at, .mt = s.mt });
-	}
-	change_end(&ch);
-	return status ? change_fail(c, &ch, (u32)status) : reply_made(c, &ch, o, changed);
+	return o < 0 ? ERR_JUKEBOX : apply_sattr(c, o, &times);
+}
+
+int vn_symlink(struct call *c)
+{
+	struct making m;
+	char target[4096];
+	const u8 *p = get_where(c, &m);
+	int changed = 0, status, bad;
+	if (!p || (status = get_sattr(c, &p, &m.s)) == V_GARBAGE || (bad = get_target(c, p, target)) == V_GARBAGE)
+		return V_GARBAGE;
+	if ((status = name_free(c, &m, status ? status : bad)))
+		return status;
+	begin_making(c, &m);
+	status = made_status(c, &m, symlinkat(target, W.objs[m.dir].fd, m.name), S_IFLNK);
+	if (!status)
+		status = dress_link(c, m.o, &m.s, &changed);
+	return end_making(c, &m, status, changed);
+}
+
+/* devicedata3 or sattr3 of an object of `type` at p.  0, nfsstat3, V_GARBAGE. */
+static int get_node(struct call *c, const u8 *p, u32 type, struct sattr *s, dev_t *dev)
+{
+	int status = get_sattr(c, &p, s);
+	if (status == V_GARBAGE || (type != 3 && type != 4))
+		return status;
+	if (garbage(c, p, 8))
+		return V_GARBAGE;
+	*dev = makedev(get_u32(p), get_u32(p + 4));
+	return status;
 }
 
 int vn_mknod(struct call *c)
 {
 	static const mode_t kinds[8] = { [3] = S_IFBLK, [4] = S_IFCHR, [6] = S_IFSOCK, [7] = S_IFIFO };
-	char name[256];
-	struct sattr s = { 0 };
-	struct change ch;
-	const u8 *p = c->arg;
-	i32 dir = c->obj, o = -1;
-	int bad = get_name(c, &p, name), changed = 0, status = 0;
-	if (bad == V_GARBAGE || garbage(c, p, 4))
+	struct making m;
+	dev_t dev = 0;
+	const u8 *p = get_where(c, &m);
+	if (!p || garbage(c, p, 4))
 		return V_GARBAGE;
 	u32 type = get_u32(p);
-	dev_t dev = 0;
-	p += 4;
 	if (type < 1 || type > 7)
 		return V_GARBAGE;
-	if (kinds[type]) {
-		if ((status = get_sattr(c, &p, &s)) == V_GARBAGE)
-			return V_GARBAGE;
-		if (type == 3 || type == 4) {
-			if (garbage(c, p, 8))
-				return V_GARBAGE;
-			dev = makedev(get_u32(p), get_u32(p + 4));
-		}
-	} else {
-		status = ERR_BADTYPE;
-	}
-	if (bad || status || (status = name_ready(c, dir, name, 1)))
-		return bad ? bad : status;
-	if (is_dots(name))
-		return ERR_EXIST;
-	s.set_size = 0;
-	change_begin(&ch, dir);
-	note_name(c, dir, name);
-	status = made_status(c, mknodat(W.objs[dir].fd, name, kinds[type] | (s.mode & 07777), dev), dir, name, kinds[type], &o);
+	int changed = 0, status = kinds[type] ? get_node(c, p + 4, type, &m.s, &dev) : ERR_BADTYPE;
+	if (status == V_GARBAGE)
+		return V_GARBAGE;
+	if ((status = name_free(c, &m, status)))
+		return status;
+	m.s.set_size = 0;
+	begin_making(c, &m);
+	status = made_status(c, &m, mknodat(W.objs[m.dir].fd, m.name, kinds[type] | (m.s.mode & 07777), dev), kinds[type]);
 	if (!status)
-		status = dress(c, o, &s, &changed);
-	change_end(&ch);
-	return status ? change_fail(c, &ch, (u32)status) : reply_made(c, &ch, o, changed);
+		status = dress(c, m.o, &m.s, &changed);
+	return end_making(c, &m, status, changed);
 }
