@@ -5,6 +5,7 @@
 #   pjdfstest   pjd/pjdfstest, built; $ARGS: files (default: all), $JOBS at a time (4)
 #   fsx         of xfstests (ltp/fsx); $N operations (100,000), with and without direct I/O
 #   fsstress    of ltp; $N operations in each of 4 processes (600); then all is listed, read and removed
+#   nfstest     NFStest, of its Python 3 releases (git.linux-nfs.org, mora/nfstest); $ARGS: its programs (nfstest_posix), each mounts for itself
 # and of Debian's packages, which the guest has:
 #   stress      stress-ng's file system class, $SECONDS_EACH (2) of each; fails where one fails that does not on a local disk
 #   python      CPython's own tests of files, $TESTS
@@ -46,6 +47,16 @@ fsstress() {
     find $work/s -type f -print0 | xargs -0 -r cat > /dev/null && ls -lR $work/s > /dev/null && rm -rf $work/s && [ ! -e $work/s ]
     verdict $? "fsstress: listed, read, removed"
 }
+nfstest() {
+    local version=$(grep -oP 'vers=\K[^,]*' <<<"$opts") rest=$(sed -E 's/vers=[^,]*,?//' <<<"$opts"); mkdir -p /mnt/nfstest /mnt2
+    for t in ${ARGS:-nfstest_posix}; do
+        PYTHONPATH=/root/nfstest timeout "${LIMIT:-3000}" python3 /root/nfstest/test/$t --server server --export "$src" --datadir nfstest \
+            --nfsversion "$version" --mtpoint /mnt2 --mtopts "hard,$rest" --tmpdir /tmp --notty > /out/$t.txt 2>&1
+        verdict $? "NFStest $t: $(grep -oE '[0-9]+ tests? \(.*\)' /out/$t.txt | tail -1)"
+        grep -A3 -E '^ *FAIL' /out/$t.txt | head -${LINES_KEPT:-40}
+    done
+    umount /mnt2 2>/dev/null; rm -rf /mnt/nfstest
+}
 stressor() {  # stressor DIRECTORY NAME: 2 is its status for a failed one; 3 and 4 say that it could not run here
     timeout -k 5 60 stress-ng --temp-path "$1" --timeout "${SECONDS_EACH:-2}" --verify --"$2" 1 > /out/stress-"$2".txt 2>&1
 }
@@ -71,7 +82,7 @@ python() {
     done
 }
 for name in "$@"; do
-    case $name in cthon04|pjdfstest|fsx|fsstress|stress|python) ;; *) echo "FAIL no suite $name"; exit 2;; esac
+    case $name in cthon04|pjdfstest|fsx|fsstress|nfstest|stress|python) ;; *) echo "FAIL no suite $name"; exit 2;; esac
     begun=$(date +%s); $name; echo "$name took $(($(date +%s) - begun)) s"
 done
 cd /; rm -rf $work; verdict $? "everything removed"; umount /mnt; verdict $? umount
