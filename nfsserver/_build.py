@@ -110,6 +110,7 @@ int row_fsstat(struct call *c);
 int row_fsinfo(struct call *c);
 int row_pathconf(struct call *c);
 int row_commit(struct call *c);
+int row_finished(struct call *c);
 int row_getacl(struct call *c);
 int row_setacl(struct call *c);
 

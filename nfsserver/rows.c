@@ -1,4 +1,5 @@
-/* rows.c: the rows of version 3 (procs.py) and of NFS_ACL version 3 (acl.py) for calls that need nothing decided: gate, policy of their kind, one vnode operation.
+/* rows.c: the rows of version 3 (procs.py) and of NFS_ACL version 3 (acl.py) for calls that need nothing decided: gate, policy of
+ * their kind, one vnode operation; and the end of calls that a thread is done with.
  *
  * The loop calls these between receiving and sending, without a turn of Python, whose steps would be half of a small call's price and
  * half of what a client waits for that sends one call at a time.  Whatever a row returns but 0 it leaves to Python, whose rows say the
@@ -7,6 +8,7 @@
 
 int vn_gate(struct call *c);
 void vn_fail(struct call *c, u32 status);
+int vn_done(struct call *c);
 int drc_begin(struct call *c);
 
 /* Errors are answered here; what is answered, or will be by another, is done. */
@@ -23,6 +25,18 @@ static int changes(struct call *c, int op(struct call *))
 	if (!status)
 		status = c->rights & R_READONLY ? ERR_ROFS : drc_begin(c);
 	return left(c, status ? status : op(c));
+}
+
+/* A thread is done with a detached call.  0, or V_AGAIN: its row shall run again, which Python sees to. */
+int row_finished(struct call *c)
+{
+	int status = vn_done(c);
+	if (status == V_DROP) {
+		drc_forget(c);
+		c->eng->drop(c);
+		return 0;
+	}
+	return left(c, status);
 }
 
 #define QUERY(name) \

@@ -90,6 +90,7 @@ class Worker:
         self._groups = Groups(self._server, become_root=lib.ident_root, on_old=lib.vn_forget_grants)
         self._hosts = Hosts(self._server, become_root=lib.ident_root)
         self._server.on_finished = self._finished
+        rpc.rpc_on_finished(self._server.engine, ffi.addressof(lib, "row_finished"))
         self._server.on_mistake = lib.drc_forget   # else the client's next try would be taken for one that still runs
         rpc.rpc_before_wait(self._server.engine, ffi.addressof(lib, "vn_before_wait"))
         self._special: dict[int, Callable[[Call, Raw], None]] = {
@@ -167,18 +168,11 @@ class Worker:
             self._special[status](call, row)
 
     def _finished(self, call: Call) -> None:
-        """A detached call that a pool thread is done with."""
-        status = lib.vn_done(call)
-        if status == lib.V_AGAIN:
-            try:
-                self._waiting[call.row](call)
-            finally:
-                lib.vn_opened_drop()
-        elif status > 0:
-            lib.vn_fail(call, status)
-        elif status == lib.V_DROP:
-            lib.drc_forget(call)
-            rpc.rpc_drop(call)
+        """A detached call for which a pool thread has opened something (V_AGAIN); all others were ended by row_finished()."""
+        try:
+            self._waiting[call.row](call)
+        finally:
+            lib.vn_opened_drop()
 
     def _waits(self, call: Call, row: Raw) -> None:
         """A copy of the call waits until a thread has opened what it needs."""

@@ -77,6 +77,7 @@ void rpc_deadline(struct rpc_engine *e, u64 ns);
 struct call *rpc_call_at(struct rpc_engine *e, u32 i);
 int rpc_n_finished(struct rpc_engine *e);
 struct call *rpc_finished_at(struct rpc_engine *e, u32 i);
+void rpc_on_finished(struct rpc_engine *e, int (*fn)(struct call *));
 int rpc_n_events(struct rpc_engine *e);
 const struct rpc_event *rpc_events(struct rpc_engine *e);
 int rpc_flush(struct rpc_engine *e);

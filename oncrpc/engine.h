@@ -71,6 +71,9 @@ int rpc_next(struct rpc_engine *e);                 /* place of the next call th
 struct call *rpc_call_at(struct rpc_engine *e, u32 i);
 int rpc_n_finished(struct rpc_engine *e);
 struct call *rpc_finished_at(struct rpc_engine *e, u32 i); /* NULL once it was answered */
+/* Finished calls go to a function in C first, which returns 0 when it ended the call or detached it again; else the call is handed out
+ * with call.status. */
+void rpc_on_finished(struct rpc_engine *e, int (*fn)(struct call *));
 int rpc_n_events(struct rpc_engine *e);
 const struct rpc_event *rpc_events(struct rpc_engine *e);
 int rpc_flush(struct rpc_engine *e);                /* before a pause outside rpc_poll() */

@@ -416,6 +416,8 @@ class Server:
     def _finish(self) -> None:
         for i in range(lib.rpc_n_finished(self.engine)):
             call = lib.rpc_finished_at(self.engine, i)
+            if call == ffi.NULL:  # ended in C
+                continue
             try:
                 if self.on_finished is None:
                     raise RuntimeError("a call was completed, and nobody is there to end it")

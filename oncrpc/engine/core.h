@@ -164,6 +164,7 @@ struct engine {
 	u8 tails[MAX_ROWS];
 	int (*direct[MAX_ROWS])(struct call *);
 	void (*before_wait)(void);
+	int (*on_finished)(struct call *); /* NULL: finished calls are handed out */
 	u32 at;                   /* the first call of the batch that nobody looked at */
 	bool looked;              /* that call is known not to be for a function in C, or was left over by it */
 	bool woken_now;           /* by rpc_wake() or a signal */

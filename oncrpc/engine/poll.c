@@ -58,6 +58,20 @@ static bool run_direct(struct engine *e)
 	return false;
 }
 
+/* The same with finished calls.  Is one left? */
+static bool run_finished(struct engine *e)
+{
+	bool left = e->n_finished && !e->on_finished;
+	for (u32 i = 0; i < e->n_finished && e->on_finished; i++) {
+		int status = e->on_finished(e->finished[i]);
+		if (!e->finished[i])
+			continue;
+		e->finished[i]->status = status;
+		left = true;
+	}
+	return left;
+}
+
 int rpc_next(struct rpc_engine *pub)
 {
 	struct engine *e = ENGINE(pub);
@@ -147,8 +161,9 @@ int rpc_poll(struct rpc_engine *pub, int timeout_ms)
 		int err = poll_once(e, timeout_ms);
 		if (err < 0)
 			return err;
+		bool left = run_finished(e);
 		e->looked = run_direct(e);
-		bool due = e->deadline && e->now >= e->deadline, more = e->n_finished || e->n_events || due;
+		bool due = e->deadline && e->now >= e->deadline, more = left || e->n_events || due;
 		if (e->looked || more || e->woken_now || timeout_ms >= 0)
 			return (int)(e->n_calls - e->at) | (more ? RPC_MORE : 0);
 	}
@@ -164,6 +179,8 @@ int rpc_flush(struct rpc_engine *pub)
 		flush_udp(e);
 	return 0;
 }
+
+void rpc_on_finished(struct rpc_engine *e, int (*fn)(struct call *)) { ENGINE(e)->on_finished = fn; }
 
 void rpc_before_wait(struct rpc_engine *e, void (*fn)(void)) { ENGINE(e)->before_wait = fn; }
 
