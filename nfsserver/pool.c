@@ -193,8 +193,8 @@ static void hand_over(struct queue *q, struct job *j)
 {
 	pthread_mutex_lock(&lock);
 	put(q, j);
-	pthread_cond_signal(&work);
 	pthread_mutex_unlock(&lock);
+	pthread_cond_signal(&work); /* not before: the thread that wakes takes the lock */
 }
 
 /* The loop gives a job to the threads: a sync at the end of the batch, everything else at once. */
@@ -216,7 +216,7 @@ void pool_kick(void)
 	pthread_mutex_lock(&lock);
 	*syncs.tail = gathered.head;
 	syncs.tail = gathered.tail;
-	pthread_cond_signal(&work);
 	pthread_mutex_unlock(&lock);
+	pthread_cond_signal(&work);
 	gathered = (struct queue){ NULL, &gathered.head };
 }

@@ -185,7 +185,7 @@ struct engine {
 	/* completed calls */
 	_Atomic(struct detached *) done;
 	struct detached *done_head, *done_tail;
-	atomic_int woken;
+	atomic_int woken;         /* by rpc_wake(), and nobody heeded it yet */
 	/* who watches */
 	struct tracer *tracers;
 	u32 seen_bytes;           /* of all slot.seen */

@@ -178,6 +178,16 @@ struct call *op_detach(struct call *c, size_t room)
 	return &d->call;
 }
 
+/* Ends the wait of the loop.  Any thread, signal handlers too. */
+static void ring(struct engine *e)
+{
+	int saved = errno;
+	u64 one = 1;
+	while (write(e->wakefd, &one, 8) < 0 && errno == EINTR)
+		;
+	errno = saved;
+}
+
 /* rpc_engine.complete: any thread. */
 void op_complete(struct call *c)
 {
@@ -188,7 +198,7 @@ void op_complete(struct call *c)
 		d->next = head;
 	while (!atomic_compare_exchange_weak(&e->done, &head, d));
 	if (!head)
-		rpc_wake(&e->pub);
+		ring(e);
 }
 
 void collect_done(struct engine *e)
@@ -223,9 +233,6 @@ void take_finished(struct engine *e)
 
 void rpc_wake(struct rpc_engine *pub)
 {
-	int saved = errno;
-	u64 one = 1;
-	while (write(ENGINE(pub)->wakefd, &one, 8) < 0 && errno == EINTR)
-		;
-	errno = saved;
+	atomic_store(&ENGINE(pub)->woken, 1);
+	ring(ENGINE(pub));
 }

@@ -59,7 +59,7 @@ struct rpc_engine *rpc_new(const struct rpc_limits *limits)
 	e->region = malloc(REGION);
 	e->pub.creds = calloc(TABLE, sizeof *e->pub.creds);
 	e->pub.peers = calloc(TABLE, sizeof *e->pub.peers);
-	struct epoll_event ev = { .events = EPOLLIN, .data.u64 = NONE };
+	struct epoll_event ev = { .events = EPOLLIN | EPOLLET, .data.u64 = NONE }; /* each write is told once: nobody need read them */
 	if (e->ep < 0 || e->wakefd < 0 || !e->region || !e->pub.creds || !e->pub.peers
 	    || epoll_ctl(e->ep, EPOLL_CTL_ADD, e->wakefd, &ev) || getrandom(e->key, sizeof e->key, 0) != sizeof e->key) {
 		int err = errno;

@@ -82,11 +82,7 @@ static void heed(struct engine *e, const struct epoll_event *ev)
 {
 	u32 id = (u32)ev->data.u64, gen = (u32)(ev->data.u64 >> 32);
 	if (id == NONE) {
-		u64 count;
-		e->woken_now = true;
-		if (read(e->wakefd, &count, 8) < 0) {
-			/* EAGAIN: read before */
-		}
+		e->woken_now |= atomic_exchange(&e->woken, 0);
 		return;
 	}
 	struct conn *c = conn_find(e, id, gen);
