@@ -65,14 +65,14 @@ ARGUED: list[tuple[str, str]] = [
     (r"READ of file: atime0 kept / now", "a READ that finds nothing is none, and must not move the verifier of an EXCLUSIVE CREATE"),
     (r"CREATE .*: status OK / EXIST", "the same verifier again: a READ in between made nfsd forget it (atime)"),
     (r"READDIR(PLUS)? of directory: atime0 kept / now", "a listing that is known still is not read from the directory again"),
-    (r"SETATTR of file: (wcc.after|object0) at PERM", "a new size by another than the owner clears setuid, as ftruncate(2) does; nfsd leaves it"),
+    (r"(SETATTR|CREATE) .*: (wcc.after|object0|attr) mode at", "a new size by who is not root clears setuid, as ftruncate(2) does; nfsd leaves it"),
     (r"READDIRPLUS .*: plus at OK", "who may not search a directory gets names alone, '.' and '..' among them"),
     (r"LINK of gone \w+: wcc.after at STALE", "nothing was looked at after the object that is gone"),
     (r"RENAME .*: status INVAL / (PERM|NOTDIR)", "both refuse: '.' and '..' are INVAL, RFC 1813 section 3.3.14"),
     (r"(WRITE|SETATTR) .*: status (ISDIR|INVAL|STALE) / FBIG", "both refuse: first what the object is, or first how far it reaches"),
     (r"SETATTR .*: status (NOT_SYNC|PERM) / (ACCES|ISDIR|INVAL)", "both refuse: first the guard and the owner, or first the right to write"),
     (r"\w+ .*: status (NOENT|EXIST|NOTDIR|ISDIR|INVAL|NAMETOOLONG|STALE) / ACCES", "both refuse: first the name, as local calls do, or first the right"),
-    (r"\w+ .*: status (NAMETOOLONG|STALE|NOTDIR) / (NOTDIR|EXIST|INVAL|BADTYPE)", "both refuse: of two reasons another one"),
+    (r"\w+ .*: status (NAMETOOLONG|STALE|NOTDIR|EXIST) / (NOTDIR|EXIST|INVAL|BADTYPE)", "both refuse: of two reasons another one"),
 ]
 
 
@@ -332,6 +332,16 @@ def spared(key: str, status: str, this: object, that: object) -> bool:
     return that is None or (key.endswith("before") and (that is False or status != "OK"))
 
 
+FIELDS = ["type", "mode", "nlink", "uid", "gid", "size", "rdev"]
+
+
+def unlike(this: object, that: object) -> str:
+    """Which attributes differ, of two as attributes() gives them; nothing for other values."""
+    if not (isinstance(this, tuple) and isinstance(that, tuple) and len(this) == len(that) == len(FIELDS)):
+        return ""
+    return "".join(f" {name}" for name, first, second in zip(FIELDS, this, that, strict=True) if first != second)
+
+
 def compare(one: Side, two: Side, step: Step, who: Who, tally: Tally) -> bool:
     """The call to both; False when from now on the two trees differ."""
     time.sleep(TICK_S)
@@ -342,7 +352,8 @@ def compare(one: Side, two: Side, step: Step, who: Who, tally: Tally) -> bool:
     if "status" not in found:
         found |= after(one, two, step)
     for key, (this, that) in found.items():
-        pair = f" {this} / {that}" if key in ("status", "access") or "time" in key or "before" in key else ""
+        plain = key in ("status", "access") or "time" in key or "before" in key
+        pair = f" {this} / {that}" if plain else unlike(this, that)
         kind = f"{context}: {key}{pair}" + ("" if key == "status" else f" at {status}")
         tally.add(kind, f"{step.text} as {who}: {this!r} / {that!r}")
         if tally.verbose:
