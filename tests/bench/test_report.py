@@ -47,6 +47,21 @@ def test_places_are_filled_and_others_stay(measured: Path) -> None:
     assert page.read_text() == again
 
 
+def test_a_run_ahead_of_the_machine_has_places_of_its_own(measured: Path) -> None:
+    rows = {"getattr/d1": {"floor": [_row(2.0)] * 3, "ours": [_row(1.0)] * 3}}
+    command = {"command": "chrt -r 1 bench/compare --work *d1 --json /home/me/out.json"}
+    (measured / "ahead.json").write_text(json.dumps({"machine": MACHINE | command, "rows": rows, "verdicts": []}))
+    page = measured / "page.md"
+    page.write_text("<!-- bench: latency -->\nx\n<!-- /bench -->\n<!-- bench: latency ahead -->\ny\n<!-- /bench -->\n"
+                    "<!-- bench: ahead by -->\n<!-- /bench -->\n")
+    done = _report(measured, "--into", page)
+    assert done.returncode == 0, done.stderr
+    text = page.read_text()
+    assert text.count("| GETATTR | 10, 20 | 10, 20 | -, - | -, - | 1.00; 1.00 | -; - | -; - |") == 1
+    assert text.index("latency ahead") < text.index("| GETATTR")
+    assert "`chrt -r 1 bench/compare --work *d1`" in text
+
+
 def test_a_place_with_an_unknown_name_is_refused(measured: Path) -> None:
     page = measured / "page.md"
     page.write_text("<!-- bench: nonsense -->\n<!-- /bench -->\n")
