@@ -11,8 +11,9 @@ from collections.abc import Callable
 from oncrpc.server import Server
 
 from . import resolver
+from .child import Child
 from .names import Ask, Question
-from .privsep import drop_rights, fork_child, kill_child
+from .privsep import drop_rights, kill_child
 
 log = logging.getLogger(__name__)
 
@@ -26,30 +27,18 @@ class Helper:
     """Start with start(); ask() as often as needed; each question gets at most one on_answer()."""
 
     def __init__(self, loop: Server, on_answer: OnAnswer) -> None:
-        self.loop = loop
         self.on_answer = on_answer
-        self.pid = 0
-        self._sock: socket.socket | None = None
-        self._conn = 0
+        self.child = Child(loop, "mountd: resolver", self._readable)
         self._open: dict[int, tuple[Question, float]] = {}
         self._unsent: list[Question] = []
         self._serial = 0
 
     def start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        self.pid = fork_child("mountd: resolver", [theirs.fileno()], lambda: _work(theirs))
-        theirs.close()
-        self._sock = ours
-        self._conn = self.loop.on_readable(ours.fileno(), self._readable)
+        self.child.start(_work)
 
     def stop(self) -> None:
         """Ends the process; what it was asked counts as unanswered."""
-        if self._sock is None:
-            return
-        self.loop.close(self._conn)
-        self._sock.close()
-        self._sock = None
+        self.child.close()
         failed, self._open = [q for q, _ in self._open.values()], {}
         for question in failed:
             self.on_answer(question, (), False)
@@ -60,11 +49,11 @@ class Helper:
 
     def flush(self) -> None:
         """Sends what could not be sent before."""
-        while self._unsent and len(self._open) < MAX_OPEN and self._sock is not None:
+        while self._unsent and len(self._open) < MAX_OPEN and self.child.sock is not None:
             question = self._unsent[0]
             self._serial += 1
             try:
-                self._sock.send(json.dumps({"id": self._serial, "ask": question.ask.value, "name": question.name}).encode())
+                self.child.sock.send(json.dumps({"id": self._serial, "ask": question.ask.value, "name": question.name}).encode())
             except BlockingIOError:
                 return
             except OSError:  # it died; SIGCHLD starts another
@@ -73,18 +62,12 @@ class Helper:
             del self._unsent[0]
 
     def _readable(self) -> None:
-        while self._sock is not None:
-            try:
-                packet = self._sock.recv(resolver.MAX_PACKET)
-            except BlockingIOError:
-                break
-            except OSError:
-                packet = b""
-            if not packet:
-                self.stop()
-                return
+        while packet := self.child.recv(resolver.MAX_PACKET):
             self._answer(packet)
-        self.flush()
+        if packet == b"":
+            self.stop()
+        else:
+            self.flush()
 
     def _answer(self, packet: bytes) -> None:
         serial, found, definite = parse_reply(packet)
@@ -95,8 +78,8 @@ class Helper:
     def replace_if_hanging(self) -> None:
         """Called now and then: kills a process whose oldest question is too old; the parent's SIGCHLD starts another."""
         oldest = min((since for _, since in self._open.values()), default=time.monotonic())
-        if self.pid and time.monotonic() - oldest > HANG_S:
-            ended = kill_child(self.pid)
+        if self.child.pid and time.monotonic() - oldest > HANG_S:
+            ended = kill_child(self.child.pid)
             log.warning("the resolver hangs since %.0f s; %s", time.monotonic() - oldest,
                         "replacing it" if ended else "it cannot be ended without CAP_KILL")
 
@@ -141,8 +124,8 @@ def ask_all(questions: set[Question], timeout_s: float) -> dict[Question, tuple[
         loop.turn(max(1, int((deadline - time.monotonic()) * 1000)))
     answers = {q: a for q, a in found.items() if a}
     helper.stop()
-    if kill_child(helper.pid):
-        os.waitpid(helper.pid, 0)
+    if kill_child(helper.child.pid):
+        os.waitpid(helper.child.pid, 0)
     loop.free()
     return answers
 

@@ -35,6 +35,7 @@ from . import exports, network, registrar, watch
 from .atomic import read_file, write_file
 from .broker import Answer, Broker
 from .callsock import CallSocket
+from .child import Child, Children
 from .exports_model import Diagnostic, Entry, printable
 from .exptab import ExportIds
 from .filesystems import FileSystems
@@ -42,7 +43,7 @@ from .halves import ATTACH, CALL, SERVING, MountCall, unpack_mount_call
 from .helper import Helper
 from .names import Ask, NameCache, Question, questions
 from .options import Options
-from .privsep import drop_rights, fork_child, kill_child
+from .privsep import drop_rights
 from .registrar import Registration
 from .rmtab import MountTab
 from .sockets import Sockets
@@ -54,7 +55,7 @@ TICK_S = 1.0              # mountdtab is written, names that are due are asked
 LOAD_WAIT_S = 2.0         # a load waits so long for names; later ones come with a push of their own
 LEARN_S = 5.0             # a MNT waits so long for the name of its client's address
 GETFH_WAIT_S = 10.0       # a MNT waits so long for a server that is away
-RESPAWN_S = 1.0
+PUSH_RETRY_S = 0.5        # doubled before it is waited
 PUSH_RETRY_MOST_S = 60.0  # a table that the server does not take is sent again after 1, 2, 4 ... 60 s
 MAX_HELD = 256            # calls that wait for the first table; the oldest are dropped, their clients ask again
 MAX_LEARNING = 256        # MNTs that wait for names
@@ -76,18 +77,18 @@ class Service:
                              log_mounts=options.log_mounts, hosts=HostsAccess(options.hosts_access))
         self.helper = Helper(self.loop, self._answered)
         self.calls = CallSocket(self.loop, options.socket, on_up=self._up, on_relay=self._relay)
-        self.children: dict[int, Callable[[], None]] = {}
+        self.children = Children(self.loop)
+        self.network = Child(self.loop, "mountd: network", self._from_network)
+        self.registrar = Child(self.loop, "mountd: registrar", self._registrar_says)
+        self.watcher = Child(self.loop, "mountd: addresses", self._addresses_changed)
         self.channel: Channel | None = None
         self.relays: dict[int, int] = {}
         self.stopping = False
-        self._channel_conn = 0
-        self._registrar: tuple[socket.socket, int] | None = None
-        self._watcher: tuple[socket.socket, int] | None = None
         self._registered = not options.register
         self._in_force = self._ready = False
         self._server_has_table = self._network_serves = False
         self._pushing = self._again = False
-        self._push_retry_s = RESPAWN_S / 2
+        self._push_retry_s = PUSH_RETRY_S
         self._loaded_s = 0.0
         self._first_mistake = True
         self._learning: dict[Question, list[Callable[[], None]]] = {}
@@ -98,7 +99,7 @@ class Service:
 
     def start(self) -> None:
         self.loop.catch({signal.SIGHUP: self.reload, signal.SIGTERM: self.stop, signal.SIGINT: self.stop,
-                         signal.SIGCHLD: self._reap})
+                         signal.SIGCHLD: self.children.reap})
         self._start_helper()
         self._start_network()
         if self.o.register:
@@ -110,116 +111,71 @@ class Service:
     def stop(self) -> None:
         if self.stopping:
             return
-        self.stopping = True
+        self.stopping = self.children.ending = True
         self._save()
         self.loop.stop()
 
     def end(self) -> None:
         """Ends the children and waits for them; the registrar unregisters first."""
-        self._close_registrar()
-        self._close_watcher()
+        self.registrar.close()
+        self.watcher.close()
         self.helper.stop()
         self._close_network()
-        deadline = time.monotonic() + 4.0
-        while self.children and time.monotonic() < deadline:
-            self._wait_children(deadline)
-        for pid in list(self.children):
-            if kill_child(pid):
-                os.waitpid(pid, 0)
-            else:
-                log.error("a child (pid %d) does not end, and cannot be ended without CAP_KILL", pid)
+        self.children.end()
         self.sockets.close()
-
-    def _wait_children(self, deadline: float) -> None:
-        """SIGCHLD writes to the loop's wakeup descriptor, so a turn ends when a child does."""
-        self.loop.turn(max(1, int((deadline - time.monotonic()) * 1000)))
-        self._reap()
-
-    def _reap(self) -> None:
-        for pid in list(self.children):
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                again = self.children.pop(pid)
-                if not self.stopping:
-                    log.error("a child ended (pid %d, status %d); starting another", pid, os.waitstatus_to_exitcode(status))
-                    self.loop.call_later(RESPAWN_S, again)
 
     def _start_helper(self) -> None:
         if not self.stopping:
             self.helper.stop()
             self.helper.start()
-            self.children[self.helper.pid] = self._start_helper
+            self.children.add(self.helper.child, self._start_helper)
             self.helper.flush()
 
     def _start_network(self) -> None:
         if self.stopping:
             return
-        self._close_network()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         streams, datagrams = self.sockets.streams, self.sockets.datagrams
-        empty = empty_directory(self.o.statedir) if os.geteuid() == 0 else None
-        pid = fork_child("mountd: network", [theirs.fileno(), *(s.fileno() for s in (*streams, *datagrams))],
-                         lambda: network.run(Channel(theirs), streams, datagrams, lambda: drop_rights(empty)))
-        theirs.close()
-        ours.setblocking(False)
-        self.children[pid] = self._start_network
-        self.channel = Channel(ours)
-        self._channel_conn = self.loop.on_readable(ours.fileno(), self._from_network)
+        empty = self._empty_root()
+        self.network.start(lambda sock: network.run(Channel(sock), streams, datagrams, lambda: drop_rights(empty)),
+                           keep=[s.fileno() for s in (*streams, *datagrams)])
+        self.children.add(self.network, self._start_network)
+        assert self.network.sock is not None
+        self.channel = Channel(self.network.sock)
         for fd in self.relays.values():
             self._attach(fd)
 
     def _close_network(self) -> None:
-        if self.channel is not None:
-            self.loop.close(self._channel_conn)
-            self.channel.close()
-            self.channel = None
+        self.network.close()
+        self.channel = None
 
     def _start_registrar(self) -> None:
         if self.stopping:
             return
-        self._close_registrar()
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         netids = self.sockets.netids or [t for t in ("udp", "tcp", "udp6", "tcp6") if t.rstrip("6") in self.o.transports]
         wanted = Registration({netid: self.sockets.port or self.o.port for netid in netids}, self.o.portmap_port)
-        pid = fork_child("mountd: registrar", [theirs.fileno()], lambda: registrar.serve(theirs, wanted))
-        theirs.close()
-        self.children[pid] = self._start_registrar
-        self._registrar = ours, self.loop.on_readable(ours.fileno(), self._registrar_says)
-
-    def _close_registrar(self) -> None:
-        if self._registrar is not None:
-            self.loop.close(self._registrar[1])
-            self._registrar[0].close()
-            self._registrar = None
+        self.registrar.start(lambda sock: registrar.serve(sock, wanted), kind=socket.SOCK_STREAM)
+        self.children.add(self.registrar, self._start_registrar)
 
     def _registrar_says(self) -> None:
-        if self._registrar is not None and not self._registrar[0].recv(64):
-            self._close_registrar()
+        self.registrar.recv(64)
         self._registered = True  # or tried: mountd serves without a port mapper
         self._maybe_ready()
 
     def _start_watcher(self) -> None:
         """Where addresses matter, and once: 25 MB that a file of networks does not need."""
-        if self.stopping or self._watcher is not None or not watched(self.entries):
+        if self.stopping or self.watcher.sock is not None or not watched(self.entries):
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        empty = empty_directory(self.o.statedir) if os.geteuid() == 0 else None
+        empty = self._empty_root()
         with watch.listen() as events:
-            pid = fork_child("mountd: addresses", [theirs.fileno(), events.fileno()], lambda: watch.serve(theirs, events, empty))
-        theirs.close()
-        self.children[pid] = self._start_watcher
-        self._watcher = ours, self.loop.on_readable(ours.fileno(), self._addresses_changed)
+            self.watcher.start(lambda sock: watch.serve(sock, events, empty), keep=[events.fileno()])
+        self.children.add(self.watcher, self._start_watcher)
 
-    def _close_watcher(self) -> None:
-        if self._watcher is not None:
-            self.loop.close(self._watcher[1])
-            self._watcher[0].close()
-            self._watcher = None
+    def _empty_root(self) -> Path | None:
+        return empty_directory(self.o.statedir) if os.geteuid() == 0 else None
 
     def _addresses_changed(self) -> None:
-        what = self._watcher[0].recv(watch.MAX_PACKET) if self._watcher is not None else b""
+        what = self.watcher.recv(watch.MAX_PACKET)
         if not what:
-            self._close_watcher()
             return
         log.info("the machine's addresses changed: %s", printable(what))
         self.names.ask_again()
@@ -328,7 +284,7 @@ class Service:
                 self._push_retry_s = min(self._push_retry_s * 2, PUSH_RETRY_MOST_S)
                 self.loop.call_later(self._push_retry_s, self.push)
             return
-        self._push_retry_s = RESPAWN_S / 2
+        self._push_retry_s = PUSH_RETRY_S
         log_all(failed_exports(table, failed))
         self.broker.table = table
         self._in_force = self._server_has_table = True
