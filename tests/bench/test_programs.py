@@ -54,7 +54,8 @@ def test_footprint_gives_each_figure(base: Path) -> None:
     rows = _run("footprint", base, "--side", "ours", "--rounds", "1", "--seconds", "0.1",
                 "--connections", "20")["rows"]
     assert isinstance(rows, list)
-    assert {"start_ms", "idle_mb", "respawn_ms", "kb_a_connection", "idle_cpu_percent", "null_p99_ms"} <= set(rows[0])
+    assert {"start_ms", "start_cpu_ms", "idle_mb", "respawn_ms", "respawn_of_four_ms", "kb_a_connection", "idle_cpu_percent",
+            "null_p99_ms"} <= set(rows[0])
 
 
 @pytest.mark.root

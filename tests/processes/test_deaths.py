@@ -24,7 +24,7 @@ def test_killed_worker_is_back_and_the_others_are_untouched(start):
     connections = [nfsd.tcp(), nfsd.tcp()]
     workers = dict(nfsd.ask(c) for c in connections)
     os.kill(workers[1], signal.SIGKILL)
-    wait_until(lambda: pid_of(nfsd, 1) not in (0, workers[1]), "slot 1 is not back")  # how soon: bench/start
+    wait_until(lambda: pid_of(nfsd, 1) not in (0, workers[1]), "slot 1 is not back")  # how soon: bench/footprint
     assert nfsd.ask(connections[0]) == (0, workers[0])
     assert connections[1].recv(1) == b"", "the dead worker's connection is closed, so that the client connects again"
     with nfsd.tcp() as again:
