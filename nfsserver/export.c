@@ -98,7 +98,7 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 		close(fd);
 		return errno;
 	}
-	while (W.n_objs > objs_allowed(next_n) && obj_drop_oldest())
+	while (W.n_objs - W.n_lent > objs_allowed(next_n) && obj_drop_oldest())
 		;
 	int is_dir = S_ISDIR(st.st_mode);
 	if (!is_dir && !(S_ISREG(st.st_mode) && flags & EX_REGULAR)) {
@@ -131,14 +131,28 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 	return 0;
 }
 
+/* Objects that use a descriptor which goes with the old table have it for themselves: calls in the pool may be under way with it. */
+static void keep_lent(void)
+{
+	for (u32 i = 0; i < W.objs_used; i++) {
+		struct export *e = &W.exps[W.objs[i].exp];
+		if (W.objs[i].used && W.objs[i].lent && e->rootfd >= 0) {
+			obj_keep_fd((i32)i, e->rootfd);
+			e->rootfd = -1;
+		}
+	}
+}
+
 /* Places in the table are another's now.  An object whose export went, or is on another mount, goes, too; a call in the pool may still answer with its
  * attributes, for which there is an empty export behind the last one.  Rights under the new export are the gate's to look at. */
 static void obj_move(i32 o)
 {
 	struct obj *b = &W.objs[o];
 	b->exp = exp_find(b->expid);
-	if (b->exp >= 0 && !W.exps[b->exp].moved)
+	if (b->exp >= 0 && !W.exps[b->exp].moved) {
+		W.exps[b->exp].lent |= b->lent;
 		return;
+	}
 	if (b->exp < 0)
 		b->exp = (i32)W.n_exps;
 	obj_drop(o);
@@ -152,6 +166,7 @@ void exp_commit(u32 generation)
 			W.exps[exp_find(next_exps[i].id)].rootfd = -1;
 			next_exps[i].borrowed = 0;
 		}
+	keep_lent();
 	exp_free(W.exps, W.n_exps);
 	W.exps = next_exps;
 	W.n_exps = next_n;

@@ -27,6 +27,7 @@ int mount_fd(const struct export *e, i32 fs, int *own);
 int obj_drop_oldest(void);
 u32 objs_allowed(u32 exports);
 i32 obj_new(const u8 *fh, u32 len);
+void obj_keep_fd(i32 o, int fd);
 void obj_fill(i32 o, i32 exp, i32 fs, int fd, const struct stat *st);
 
 /* path.c */

@@ -24,10 +24,10 @@ static int set_apart(const struct call *c, const struct export *e)
 static int apply_grant(struct call *c, i32 o)
 {
 	const struct export *e = &W.exps[W.objs[o].exp];
-	struct grant *g = grant_pair(c, e->id);
+	struct grant *g = grant_find(c, e->id);
 	int status;
 	c->obj = o;
-	if (!grant_is(g, c, e->id) && !grant_is(++g, c, e->id))
+	if (!g)
 		return V_GRANT;
 	c->obj = -1;
 	if (g->rights & R_DENIED)
@@ -70,10 +70,7 @@ u32 vn_expid(const struct call *c) { return W.exps[W.objs[c->obj].exp].id; }
 /* Python's verdict for (peer, credential, export).  ident: place from ident_get; rights: R_* bits. */
 void vn_grant(const struct call *c, u32 expid, u32 ident, u32 rights)
 {
-	static u32 turn;
-	struct grant *g = grant_pair(c, expid);
-	if (g->peer && !grant_is(g, c, expid) && (!g[1].peer || grant_is(g + 1, c, expid) || turn++ & 1))
-		g++;
+	struct grant *g = grant_place(c, expid);
 	*g = (struct grant){ .peer = c->eng->peers[c->peer].serial, .cred = c->eng->creds[c->cred].serial, .expid = expid, .ident = ident,
 			     .rights = rights };
 	if (!(rights & R_DENIED))

@@ -2,6 +2,10 @@
  *
  * Objects are cached by handle with an O_PATH descriptor; a hit costs a hash and a memcmp, which includes the MAC.  An object
  * whose link count is 0 is STALE and let go, so that its space is freed.  Only the loop's thread comes here.
+ *
+ * The root of an export uses the export's descriptor (`lent`): 10,000 exports would need as many again, and where a process may have
+ * 20,000, calls for their roots in turn would open and close one each.  It is not in the LRU list, for to let it go frees nothing;
+ * vn_sweep() does when it is idle.  When the export's descriptor goes with its table, it becomes the object's (obj_keep_fd).
  */
 #include "fh.h"
 
@@ -40,7 +44,7 @@ static void lru_first(i32 o)
 void obj_touch(i32 o)
 {
 	W.objs[o].touched = W.now_s;
-	if (W.lru_head != o) {
+	if (W.lru_head != o && !W.objs[o].lent) {
 		lru_unlink(o);
 		lru_first(o);
 	}
@@ -63,6 +67,25 @@ void obj_close_data(i32 o)
 	b->rfd = b->wfd = -1;
 }
 
+/* The export's root uses its descriptor from now on. */
+static void lend_root(i32 o, struct export *e)
+{
+	lru_unlink(o);
+	close(W.objs[o].fd);
+	W.objs[o].fd = e->rootfd;
+	W.objs[o].lent = e->lent = 1;
+	W.n_lent++;
+}
+
+/* What was lent is given back; `fd` is the object's own. */
+void obj_keep_fd(i32 o, int fd)
+{
+	W.exps[W.objs[o].exp].lent = W.objs[o].lent = 0;
+	W.objs[o].fd = fd;
+	W.n_lent--;
+	lru_first(o);
+}
+
 void obj_drop(i32 o)
 {
 	struct obj *b = &W.objs[o];
@@ -72,6 +95,8 @@ void obj_drop(i32 o)
 	while (*p != o)
 		p = &W.objs[*p].next;
 	*p = b->next;
+	if (b->lent)
+		obj_keep_fd(o, -1);
 	lru_unlink(o);
 	obj_close_data(o);
 	if (b->fd >= 0)
@@ -107,9 +132,9 @@ u32 objs_allowed(u32 exports)
 i32 obj_new(const u8 *fh, u32 len)
 {
 	u32 allowed = objs_allowed(W.n_exps);
-	for (u32 i = 0; W.n_objs >= allowed && i < 2 && obj_drop_oldest(); i++) /* two: so that it becomes fewer, bit by bit */
+	for (u32 i = 0; W.n_objs - W.n_lent >= allowed && i < 2 && obj_drop_oldest(); i++) /* two: so that it becomes fewer, bit by bit */
 		;
-	if (W.obj_free < 0 && W.objs_used < W.max_objs) { /* never used before: memory that nobody touched costs nothing */
+	if (W.obj_free < 0 && W.objs_used < W.max_objs + N_EXPORTS) { /* never used before: memory that nobody touched costs nothing */
 		W.obj_free = (i32)W.objs_used++;
 		W.objs[W.obj_free].next = -1;
 	}
@@ -132,6 +157,7 @@ i32 obj_new(const u8 *fh, u32 len)
 void obj_fill(i32 o, i32 exp, i32 fs, int fd, const struct stat *st)
 {
 	struct obj *b = &W.objs[o];
+	struct export *e = &W.exps[exp];
 	b->exp = exp;
 	b->fs = fs;
 	b->expid = W.exps[exp].id;
@@ -139,6 +165,8 @@ void obj_fill(i32 o, i32 exp, i32 fs, int fd, const struct stat *st)
 	b->fd = fd;
 	b->ino = st->st_ino;
 	b->type = (u8)((st->st_mode & S_IFMT) >> 12);
+	if (st->st_ino == e->root_ino && st->st_dev == e->root_dev && e->rootfd >= 0 && !e->lent && !(e->flags & EX_REMOVABLE))
+		lend_root(o, e);
 }
 
 /* Lets go of what nobody touched for `idle_s` seconds (an idle server must not keep a file system busy), and of removed files at

@@ -43,8 +43,8 @@ shared_lock *users_lock(void);
 
 /* grant.c: what Python decided for a caller */
 void vn_forget_grants(void);
-int grant_is(const struct grant *g, const struct call *c, u32 expid);
-struct grant *grant_pair(const struct call *c, u32 expid);
+struct grant *grant_find(const struct call *c, u32 expid);
+struct grant *grant_place(const struct call *c, u32 expid);
 
 /* ident.c: under whose ids this thread calls the system */
 int ident_init(int root, int keep_caps);

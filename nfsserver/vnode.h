@@ -92,6 +92,7 @@ struct export {
 	u8 is_dir;
 	u8 borrowed;      /* in a table that is being made: rootfd is still the old table's */
 	u8 moved;         /* another directory, or another mount, than in the old table */
+	u8 lent;          /* an object has rootfd, too */
 };
 
 struct obj {
@@ -99,6 +100,7 @@ struct obj {
 	u8 fhlen, type;          /* type: S_IFMT >> 12 */
 	u8 dirty;                /* unstable writes through wfd that no COMMIT has made safe */
 	u8 used;
+	u8 lent;                 /* fd is the export's rootfd; then it is not in the LRU list */
 	u32 hash, serial, pins;
 	u32 unstable;            /* how many unstable writes there were: a COMMIT makes those safe that it found */
 	i32 next, lru_prev, lru_next;
@@ -123,7 +125,8 @@ struct grant { u32 peer, cred, expid, ident, rights, user; u64 user_serial; };  
 #define N_OBJ_HASH 16384
 #define MIN_OBJS 64      /* objects for which there are descriptors whoever holds the others: the calls under way need theirs */
 #define N_VERDICT 16384
-#define N_GRANT 65536 /* in pairs; 10,000 exports and a few callers of each.  Pages that nobody used take no memory */
+#define N_GRANT 65536 /* 10,000 exports and a few callers of each.  Pages that nobody used take no memory */
+#define GRANT_WAYS 4  /* places for one key: of 10,000 grants in pairs 380 pushed each other out, and each miss is a turn of Python */
 #define N_IDENT 4096
 #define N_FS 1024
 
@@ -140,7 +143,7 @@ struct worker {
 	struct filesystem fs[N_FS];
 	u32 n_fs;
 	struct obj *objs;
-	u32 max_objs, n_objs, objs_used, obj_serial;
+	u32 max_objs, n_objs, n_lent, objs_used, obj_serial; /* max_objs: of those that have a descriptor of their own */
 	u64 max_files;           /* descriptors of exports, connections, objects and open files together */
 	u32 max_data;            /* descriptors open for reading or writing */
 	i32 obj_free, lru_head, lru_tail;

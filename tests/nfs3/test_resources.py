@@ -19,6 +19,7 @@ from tests.tools.servers import OURS, ServerSet, wait_until
 from .conftest import Spot
 
 pytestmark = pytest.mark.skipif(not OURS, reason="looks into our processes")
+NFS3ERR_STALE = 70
 CONNECTIONS = 1000
 QUICK_S = 0.5     # a NULL on a fresh connection, on a machine with other work
 GROWTH = 4 << 20  # of one process by hostile messages; the rule is 2 MiB, malloc's arenas are not exact
@@ -105,6 +106,49 @@ def test_objects_make_room_where_exports_take_most_descriptors(tmp_path: Path) -
     with Scarce(tmp_path / "server", table, workers=1) as server, closing(server.client()) as client:
         roots = [server.root(path) for path in paths]
         assert [client.getattr(root).status for root in roots * 2] == [0] * Scarce.EXPORTS * 2
+
+
+N_ROOTS = 60
+
+
+def exported(paths: list[Path]) -> str:
+    return "".join(f"{path} 127.0.0.1(rw,no_root_squash,insecure)\n" for path in paths)
+
+
+@pytest.mark.root  # the workers are not dumpable: nobody else may look at their descriptors
+def test_roots_that_are_asked_for_use_the_descriptors_of_their_exports(tmp_path: Path) -> None:
+    """10,000 exports and their roots would not fit into 20,000 files.  A descriptor goes once, with its export, whoever had it,
+    not with a root that was removed; one whose export went is STALE, one at the same place afterwards is another directory."""
+    paths = [tmp_path / "data" / str(number) for number in range(N_ROOTS)]
+    for path in paths:
+        path.mkdir(parents=True)
+    (tmp_path / "server").mkdir()
+    with ServerSet(tmp_path / "server", exported(paths), workers=1) as server, closing(server.client()) as client:
+        client.null()
+        before, = descriptors(server).values()
+        roots = [server.root(path) for path in paths]
+        assert [client.getattr(root).status for root in roots] == [0] * N_ROOTS
+        after, = descriptors(server).values()
+        assert after - before < N_ROOTS / 2
+        for path in paths[N_ROOTS // 2:]:
+            path.rmdir()
+        assert [client.getattr(root).status for root in roots[N_ROOTS // 2:]] == [NFS3ERR_STALE] * (N_ROOTS // 2)
+        assert abs(descriptors(server).popitem()[1] - after) < N_ROOTS / 4
+        for path in paths[N_ROOTS // 2:]:
+            path.mkdir()
+        gone, stays = roots[1], roots[0]
+        paths[2].rmdir()
+        paths[2].mkdir()
+        server.reload(exported([paths[0], paths[2]]))
+        wait_until(lambda: client.getattr(gone).status == NFS3ERR_STALE, deadline_s=20, what="the shorter table")
+        assert (client.getattr(stays).status, client.getattr(roots[2]).status) == (0, NFS3ERR_STALE)
+        few, = descriptors(server).values()
+        assert after - few > N_ROOTS / 2
+        server.reload(exported(paths))
+        wait_until(lambda: client.getattr(gone).status == 0, deadline_s=20, what="the whole table")
+        assert [client.getattr(server.root(path)).status for path in paths] == [0] * N_ROOTS
+        again, = descriptors(server).values()
+        assert abs(again - after) < N_ROOTS / 4
 
 
 def hostile(spot: Spot) -> None:
