@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
@@ -19,17 +18,6 @@ BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 def _compare(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(BENCH / "compare"), *args], capture_output=True, text=True, timeout=120)
-
-
-@pytest.fixture(scope="module")
-def nfsload() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("nfsload", BENCH / "nfsload.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["nfsload"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler for floor.c")

@@ -1,11 +1,9 @@
 """bench/line.c takes no reply for a success that is none."""
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,17 +17,6 @@ LIMIT_S = 20.0
 Answer = Callable[[int], bytes]  # xid: what the server sends, record marks included
 
 pytestmark = pytest.mark.skipif(not (shutil.which("cc") or shutil.which("gcc")), reason="no C compiler for line.c")
-
-
-@pytest.fixture(scope="module")
-def nfsload() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("nfsload", BENCH / "nfsload.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["nfsload"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def _whole(sock: socket.socket, size: int) -> bytes:

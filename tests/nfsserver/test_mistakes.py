@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -22,10 +21,12 @@ from oncrpc.xdr import Packer
 from tests.nfs3.test_drc import await_attached
 from tests.tools.nfs3 import ACCES, EXIST, JUKEBOX, Nfs3, Proc, pack_diropargs3, pack_opaque, pack_READ3args, unpack_result
 from tests.tools.rpc import LAST_FRAGMENT, SYSTEM_ERR, Auth, Call, exchange, receive, unpack_reply
+from tests.tools.servers import wait_until
 from tests.tools.worker import TREE, OneWorker, everyone, export_of
 
 EXPORT = 1
 SLOW_S = 2.0   # longer than a new table takes on a busy machine
+DEADLINE_S = 30.0
 
 FAILS_ONCE = """
 import runpy, sys
@@ -161,9 +162,10 @@ def test_answers_under_the_old_table_leave_before_the_new_one_is_acknowledged(ba
         nfs.getattr(root).must()
         calls = [nfs.message(Proc.GETATTR, pack_opaque(root)), nfs.message(Proc.MKDIR, pack_diropargs3(root, b"new") + bytes(24)),
                  nfs.message(Proc.GETATTR, pack_opaque(root))]
-        with slowed(worker, base / "sends", "mkdirat,sendto", SLOW_S):
+        log = base / "sends"
+        with slowed(worker, log, "mkdirat,sendto", SLOW_S):
             transport.raw(b"".join(struct.pack(">I", LAST_FRAGMENT | len(call.pack())) + call.pack() for call in calls))
-            time.sleep(SLOW_S / 4)
+            wait_until(lambda: "mkdirat(" in log.read_text(), deadline_s=DEADLINE_S, what="the second call")
             worker.load([export_of(base / "export", EXPORT, Ex(0), everyone(Nx.DENY))])
             answered, _, _ = select.select([transport.sock], [], [], 0)
             reply = unpack_reply(transport.recv())
