@@ -93,7 +93,8 @@ static ssize_t ask_acl(struct call *c, int is_default, const struct stat *st, st
 	if (ident_become(c->ident))
 		return -EAGAIN;
 	int lasts = settled(st), fd = W.objs[o].wfd >= 0 ? W.objs[o].wfd : W.objs[o].rfd; /* settled first: what comes later shows */
-	ssize_t n = fd >= 0 ? fgetxattr(fd, names[is_default], x, sizeof *x) : getxattr(object_path(o, path), names[is_default], x, sizeof *x);
+	ssize_t n = fd >= 0 ? fgetxattr(fd, names[is_default], x, sizeof *x)
+			    : getxattr(object_path(o, path), names[is_default], x, sizeof *x);
 	if (n >= 0)
 		return n ? n : -EIO;
 	if (errno != ENODATA && errno != EOPNOTSUPP)

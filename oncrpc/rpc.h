@@ -76,7 +76,7 @@ struct call {
 	i32 obj, obj2, err;
 	u32 exp, ident, rights, state, drc, drc_gen;
 	u64 word[4];
-	i32 status;         /* what its row in C returned, see rpc_direct() */
+	i32 status;         /* what its row in C returned, see rpc_direct(), rpc_on_finished() */
 };
 
 struct rpc_engine {
