@@ -244,7 +244,9 @@ static int write_both(struct call *c, u32 mask, const struct acl *access, const 
 		return ERR_NOTSUPP;
 	if (ident_become(c->ident))
 		return ERR_JUKEBOX;
-	shared_lock *lock = dir_lock(W.fs[b->fs].dev, b->ino); /* wcc of others: the ctime moves */
+	shared_lock *lock; /* wcc of others: the ctime moves */
+	if (dir_trylock_both(W.fs[b->fs].dev, b->ino, 0, 0, &lock, NULL))
+		return ERR_JUKEBOX;
 	int err = mask & MASK_ACL ? write_acl(c->obj, 0, access) : 0;
 	if (!err && mask & MASK_DEFAULT)
 		err = write_acl(c->obj, 1, dflt);
@@ -284,6 +286,8 @@ int vn_setacl(struct call *c)
 		return ERR_NOTSUPP;
 	if (mask & ~15u || (mask & MASK_ACL && (bad || order(&access))) || (mask & MASK_DEFAULT && (bad2 || order(&dflt))))
 		return ERR_INVAL;
+	if (pool_works() && c->eng->full(c, 4 + POST)) /* it could not wait to be durable, once it is done */
+		return ERR_JUKEBOX;
 	if ((status = write_both(c, mask, &access, &dflt)))
 		return status;
 	return reply_set(c);

@@ -1,19 +1,71 @@
-/* change.c: what all changes have in common: attributes from before and after (wcc_data), what was there before, in case this worker
- * dies (drc.c), and being durable before the answer. */
+/* change.c: what all changes have in common: where they are done, wcc_data, what a dead worker had noted (drc.c), and being durable before
+ * the answer.
+ *
+ * Theory of operation.  A change (CREATE to LINK, SETATTR) fills a struct deed and calls change_begin().  On a quick file system that does
+ * it at once (deed.c).  Where it may wait for a disk (the file system is slow, cold.c, or another call has the lock and does not let go of
+ * it), the call is detached and a thread does it, with the attributes from after.  Then the procedure runs once more, as the continuation
+ * of the same call (its entry in the duplicate request cache stands): change_begin() gives it what the thread brought.  The loop never
+ * waits for such a lock, so whoever has it may wait as long as his disk does. */
 #include "parts.h"
 
-void change_begin(struct change *ch, i32 dir)
+#define ROOM 2048 /* for the reply of any change: RENAME3res with two wcc_data, CREATE3resok with a handle */
+
+static const struct call *handed_to; /* the call that runs once more now, */
+static struct deed *handed;          /* and what was done for it */
+
+int is_redone(const struct call *c) { return handed_to == c; }
+
+void deed_hand(const struct call *c, struct deed *w)
 {
-	ch->dir = dir;
-	ch->lock = dir_lock(W.fs[W.objs[dir].fs].dev, W.objs[dir].ino);
-	ch->has_pre = ch->lock && !fd_stat(W.objs[dir].fd, &ch->pre);
+	handed_to = c;
+	handed = w;
 }
 
-void change_end(struct change *ch)
+/* The call is over, or waits for something else. */
+void deed_drop(void)
 {
-	if (fd_stat(W.objs[ch->dir].fd, &ch->post))
-		ch->has_pre = -1;
-	shared_unlock(ch->lock);
+	if (handed && handed->made >= 0)
+		close(handed->made);
+	handed_to = NULL;
+	handed = NULL;
+}
+
+static int is_async(const struct call *c) { return W.exps[W.objs[c->obj].exp].flags & EX_ASYNC; }
+
+static int lock_now(struct deed *w)
+{
+	return dir_trylock_both(w->a.dev, w->a.ino, w->b.dev, w->b.ino, &w->a.lock, w->b.dir >= 0 ? &w->b.lock : NULL);
+}
+
+static void change_of(struct change *ch, i32 dir)
+{
+	ch->dir = dir;
+	if (dir < 0)
+		return;
+	ch->fd = W.objs[dir].fd;
+	ch->dev = W.fs[W.objs[dir].fs].dev;
+	ch->ino = W.objs[dir].ino;
+}
+
+/* Does w, which changes object `dir` (and `dir2`, -1: nothing else), or gives back what a thread did.  The caller ends w->a (and w->b) by
+ * change_end().  0, V_PENDING (a thread does it, then w->op runs once more), ERR_JUKEBOX (too many wait already). */
+int change_begin(struct call *c, struct deed *w, i32 dir, i32 dir2)
+{
+	if (handed_to == c) {
+		*w = *handed;
+		handed->made = -1; /* the procedure's now */
+		return 0;
+	}
+	if (!is_async(c) && pool_works() && c->eng->full(c, ROOM)) /* it could not wait to be durable, once it is done */
+		return ERR_JUKEBOX;
+	change_of(&w->a, dir);
+	change_of(&w->b, dir2);
+	if (!pool_works())
+		deed_lock(w);
+	else if (is_slow(W.objs[dir].fs, c->t0) || lock_now(w))
+		return pool_deed(c, w);
+	deed_do(c, w);
+	return 0;
 }
 
 void put_change(struct call *c, const struct change *ch)
@@ -30,8 +82,6 @@ int change_fail(struct call *c, struct change *ch, u32 status)
 	put_change(c, ch);
 	return vn_close(c, status);
 }
-
-static int is_async(const struct call *c) { return W.exps[W.objs[c->obj].exp].flags & EX_ASYNC; }
 
 /* A descriptor of `o` that fsync() takes, opened as this process if need be; -1: there is none (symlinks, devices). */
 int sync_fd(i32 o)
@@ -116,18 +166,7 @@ int durable_close(struct call *d, const struct durable *s)
 	return s->waits ? pool_sync_more(d, s->fd, s->fd2, s->whole) : vn_close(d, OK);
 }
 
-/* ---- What was there before a change, for the case that this worker dies before it answers (drc.c).  Whoever takes the retransmission
- * over compares that with what is there now: absent before and there now, or the other way round, is this call's own doing, as long
- * as nobody else touches the name. */
-
-void note_name(struct call *c, i32 dir, const char *name)
-{
-	struct stat st;
-	if (!c->drc || c->word[1]) /* taken over: the first note stands */
-		return;
-	int there = !fstatat(W.objs[dir].fd, name, &st, AT_SYMLINK_NOFOLLOW);
-	drc_note(c, there ? NOTE | NOTE_THERE | ((u64)st.st_ino & NOTE_INO) : NOTE);
-}
+/* ---- What a dead worker had noted of this call (deed.c). */
 
 int was_absent(const struct call *c) { return c->word[1] && !(c->word[1] & NOTE_THERE); }
 int was_there(const struct call *c) { return c->word[1] & NOTE_THERE ? 1 : 0; }
@@ -136,20 +175,17 @@ int was_there(const struct call *c) { return c->word[1] & NOTE_THERE ? 1 : 0; }
 int dir_ready(struct call *c, i32 dir)
 {
 	struct stat st;
+	int status = 0;
 	if (!is_dir(dir))
 		return ERR_NOTDIR;
-	int status = obj_stat(dir, &st);
-	if (status)
+	if (!is_redone(c) && (status = obj_stat(dir, &st)))
 		return status;
 	return ident_become(c->ident) ? ERR_JUKEBOX : 0;
 }
 
-/* The same with a name in it, which is looked at in the pool when that may take long; `creating`: it is to be new, and what is not
- * there is in memory of no kernel, so that all would go that way. */
+/* The same with a name in it; `creating`: it is to be new. */
 int name_ready(struct call *c, i32 dir, char name[256], int creating)
 {
 	int status = dir_ready(c, dir);
-	if (status || (status = cluster_name(c, dir, name, creating)))
-		return status;
-	return creating ? 0 : wait_for_name(c, dir, name, 0);
+	return status || is_redone(c) ? status : cluster_name(c, dir, name, creating);
 }

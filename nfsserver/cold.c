@@ -2,8 +2,8 @@
  *
  * Most calls find what they need in memory, and the way to a thread and back (some 10 us) would be most of their price.  So they run in
  * the loop, and the loop looks at how long they took.  A file system whose calls blocked is *slow* for SLOW_FOR after the last that
- * did; while it is, WRITE runs in the pool, and so does the search for an object or a name that the kernel does not
- * have in memory (openat2 RESOLVE_CACHED tells): a thread opens it, then the row runs once more and finds it open.
+ * did; while it is, WRITE and changes run in the pool (change.c), READDIR is read there first, and so is an object or a name that
+ * the kernel does not have in memory (openat2 RESOLVE_CACHED tells): a thread opens it, then the row runs once more and finds it open.
  *
  * Blocked is not the same as not scheduled: a call of up to SURE_NS may have lost the processor to another process.  The first of
  * these begins a watch, during which the thread's voluntary switches are counted before and after each call (getrusage(2), 0.2 us). */
@@ -60,10 +60,10 @@ static int wait_for(struct call *c, const u8 *arg, struct job *j)
 	const u8 *behind = c->arg;
 	c->arg = arg;
 	struct call *d = c->eng->detach(c, WAIT_ROOM);
-	if (!d) { /* too much waits already */
+	if (!d) { /* too much waits already: one more must not make all the others wait */
 		c->arg = behind;
 		job_free(j);
-		return 0;
+		return ERR_JUKEBOX;
 	}
 	drc_forget(c); /* the row begins again, and with it the entry */
 	d->drc = 0;
@@ -72,8 +72,8 @@ static int wait_for(struct call *c, const u8 *arg, struct job *j)
 	return V_WAITS;
 }
 
-/* The object of a kernel handle on `fs` is to be opened by its mount for call c, whose arguments begin with it.  0: here and now; V_WAITS: a thread
- * does it. */
+/* The object of a kernel handle on `fs` is to be opened by its mount for call c, whose arguments begin with it.  0: here and now;
+ * V_WAITS: a thread does it; ERR_JUKEBOX. */
 int wait_for_handle(struct call *c, i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n)
 {
 	if (!c->eng || c->obj >= 0 || waited(c) || !is_slow(fs, c->t0))
@@ -82,23 +82,33 @@ int wait_for_handle(struct call *c, i32 fs, int mntfd, u32 type, const u8 *bytes
 	return j ? wait_for(c, c->arg, j) : 0;
 }
 
-/* `name` is to be looked up in `dir` as the caller.  0: it is in memory, or the file system is quick; V_WAITS.  keep: the row goes on
- * with what the thread found; else the thread only sees to it that the kernel has it in memory. */
-int wait_for_name(struct call *c, i32 dir, const char *name, int keep)
+/* `name` is to be looked up in `dir` as the caller.  0: it is in memory, or the file system is quick; V_WAITS, and the row goes on with
+ * what the thread found; ERR_JUKEBOX. */
+int wait_for_name(struct call *c, i32 dir, const char *name)
 {
 	struct open_how how = { .flags = O_PATH | O_NOFOLLOW | O_CLOEXEC, .resolve = RESOLVE_CACHED };
 	i32 fs = W.objs[dir].fs;
-	if (is_dots(name) || waited(c) || !is_slow(fs, c->t0) || c->word[1]) /* a dead worker's call: its note must not be lost */
+	if (is_dots(name) || waited(c) || !is_slow(fs, c->t0))
 		return 0;
 	int fd = (int)syscall(SYS_openat2, W.objs[dir].fd, name, &how, sizeof how);
 	if (fd >= 0)
 		close(fd);
 	if (fd >= 0 || errno != EAGAIN)
 		return 0;
-	struct job *j = job_name(fs, dir, name, &W.idents[c->ident], keep);
+	struct job *j = job_name(fs, dir, name, &W.idents[c->ident]);
 	if (!j)
 		return 0;
 	return wait_for(c, (const u8 *)(uintptr_t)c->word[2], j);
+}
+
+/* READDIR is to go on in directory `dir` at `cookie`, for `count` bytes of names; plus: with attributes.  0: the file system is quick;
+ * V_WAITS: a thread reads the same first, so that the kernel has it in memory when the row runs; ERR_JUKEBOX. */
+int wait_for_entries(struct call *c, i32 dir, u64 cookie, u32 count, int plus)
+{
+	if (waited(c) || !is_slow(W.objs[dir].fs, c->t0))
+		return 0;
+	struct job *j = job_entries(dir, cookie, count, plus);
+	return j ? wait_for(c, (const u8 *)(uintptr_t)c->word[2], j) : 0;
 }
 
 /* What a thread opened for the row that runs now: a descriptor, -errno, or NOT_OPENED when it opened nothing; and under which export

@@ -252,8 +252,10 @@ int vn_write(struct call *c)
 		return is_dir(o) ? ERR_ISDIR : ERR_INVAL;
 	if (w.offset > (u64)INT64_MAX - w.count)
 		return ERR_FBIG;
+	if (w.stable && pool_works() && c->eng->full(c, 4 + WCC + 16)) /* it could not wait to be stable, once it is done */
+		return ERR_JUKEBOX;
 	w.verf = W.state[H_VERIFIER]; /* from before: what is lost from here on changes it */
-	struct change ch = { .dir = o, .has_pre = 1 };
+	struct change ch = { .dir = o, .fd = W.objs[o].fd, .has_pre = 1 };
 	if (is_slow(W.objs[o].fs, c->t0) || !(ch.lock = dir_trylock(W.fs[W.objs[o].fs].dev, W.objs[o].ino)))
 		return write_later(c, &w);
 	return write_here(c, &w, &ch);

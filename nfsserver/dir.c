@@ -273,6 +273,8 @@ static int list(struct call *c, int plus, u64 cookie, u32 count)
 	if (plus && become_searcher(c, c->obj, &st))
 		return ERR_JUKEBOX;
 	pg.search = plus && may(c, c->obj, &st, X_OK) == 1;
+	if ((pg.strict || !find_kept(W.objs[c->obj].serial, ns_of(&st.st_ctim))) && (status = wait_for_entries(c, c->obj, cookie, pg.limit, plus)))
+		return status;
 	W.objs[c->obj].pins++; /* entries may push others out of the cache */
 	int end, err = 0;
 	for (;;) {

@@ -5,19 +5,34 @@
 static int opened_for(struct call *c, const struct job *j)
 {
 	int fd = (int)j->n;
-	if (!j->keep && fd >= 0)
-		close(fd);
-	if (j->keep)
-		opened_put(c, fd >= 0 ? fd : -j->err, j->generation);
+	opened_put(c, fd >= 0 ? fd : -j->err, j->generation);
 	if (j->kind == JOB_OPEN)
 		close(j->fd);
 	return V_AGAIN;
 }
 
-static int finish(struct call *c, const struct job *j)
+/* The procedure of a change that a thread did runs once more.  The place of the caller's identity may be another's by now. */
+static int redo(struct call *c, struct job *j)
+{
+	if (j->err)
+		return ERR_JUKEBOX;
+	int ident = W.idents[c->ident].serial == j->ident ? (int)c->ident : ident_get(j->uid, j->gid, j->n_gids, j->gids);
+	if (ident < 0)
+		return ERR_JUKEBOX;
+	c->ident = (u32)ident;
+	removable_attach(&W.exps[W.objs[c->obj].exp]); /* for its file system; the object itself has stayed open */
+	deed_hand(c, j->deed);
+	int status = j->deed->op(c);
+	deed_drop();
+	return status;
+}
+
+static int finish(struct call *c, struct job *j)
 {
 	if (j->took_ns)
 		was_long(j->fs, clock_ns(), j->took_ns, j->blocked);
+	if (j->kind == JOB_ENTRIES)
+		return V_AGAIN;
 	if (j->kind == JOB_OPEN || j->kind == JOB_NAME)
 		return opened_for(c, j);
 	if (j->kind == JOB_READ) {
@@ -28,6 +43,8 @@ static int finish(struct call *c, const struct job *j)
 		finish_read(c, j->offset, (u32)j->n, j->count, &j->st);
 		return vn_close(c, OK);
 	}
+	if (j->kind == JOB_DEED)
+		return redo(c, j);
 	if (j->err)
 		return sync_status(j->err);
 	if (j->wrote && j->ch.has_pre == 1)
@@ -41,8 +58,10 @@ static int finish(struct call *c, const struct job *j)
 int vn_done(struct call *c)
 {
 	struct job *j = (void *)(uintptr_t)c->word[0];
-	job_returned(c);
-	int status = finish(c, j);
+	i32 o = c->obj, o2 = c->obj2;
+	int status = finish(c, j); /* with its objects pinned: it may need others */
+	job_returned(o, o2);
+	free(j->deed);
 	free(j);
 	return status;
 }

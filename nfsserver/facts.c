@@ -17,25 +17,19 @@ int vn_getattr(struct call *c)
 	return vn_close(c, OK);
 }
 
-static int set_size(struct call *c, i32 o, u64 size)
+/* Opens what the attributes need: a descriptor for a size.  0 or nfsstat3. */
+static int sattr_open(struct call *c, i32 o, const struct sattr *s, int *wfd)
 {
-	int fd, status;
-	if (!is_reg(o))
-		return is_dir(o) ? ERR_ISDIR : ERR_INVAL;
 	struct stat st;
-	if ((status = obj_open(c, o, 1, &fd, &st)))
+	int status;
+	*wfd = -1;
+	if (s->set_size && !is_reg(o))
+		return is_dir(o) ? ERR_ISDIR : ERR_INVAL;
+	if (s->set_size && (status = obj_open(c, o, 1, wfd, &st)))
 		return status;
-	if (size > INT64_MAX)
+	if (s->set_size && s->size > INT64_MAX)
 		return ERR_FBIG;
-	if (ident_become(c->ident))
-		return ERR_JUKEBOX;
-	return ftruncate(fd, (off_t)size) ? status_of(errno) : 0;
-}
-
-static int set_mode(i32 o, u32 mode)
-{
-	char buf[32];
-	return fchmodat(W.procfd, procpath(W.objs[o].fd, buf), mode, 0) ? errno : 0;
+	return ident_become(c->ident) ? ERR_JUKEBOX : 0;
 }
 
 /* The server's time, for one of the two or both, is a matter of writing, as with a kernel server: open(O_TRUNC) of a client sets mtime
@@ -44,67 +38,73 @@ static int set_times(struct call *c, i32 o, const struct sattr *s)
 {
 	struct timespec t[2] = { s->at, s->mt };
 	struct stat st;
-	if (s->set_size && s->mtime == 1 && !s->atime)
-		return 0; /* ftruncate(2) has set it */
-	if (!utimensat(W.objs[o].fd, "", t, AT_EMPTY_PATH))
-		return 0;
-	int err = errno;
-	if (err != EPERM || s->atime == 2 || s->mtime == 2 || fd_stat(W.objs[o].fd, &st) || may(c, o, &st, W_OK) != 1)
-		return err;
+	if (s->atime == 2 || s->mtime == 2 || fd_stat(W.objs[o].fd, &st) || may(c, o, &st, W_OK) != 1)
+		return ERR_PERM;
 	if (!W.root || ident_root())
-		return err;
-	err = utimensat(W.objs[o].fd, "", t, AT_EMPTY_PATH) ? errno : 0;
-	return ident_become(c->ident) ? EPERM : err;
+		return ERR_PERM;
+	int err = utimensat(W.objs[o].fd, "", t, AT_EMPTY_PATH) ? errno : 0;
+	return ident_become(c->ident) ? ERR_PERM : err ? status_of(err) : 0;
 }
 
-/* Owner before mode (a change of owner clears setuid), times last (the others change them).  A symbolic link has no mode of its own:
- * as a kernel server does, what a client's lchmod(2) sends is passed over.  0 or nfsstat3. */
+/* 0 or nfsstat3 */
 int apply_sattr(struct call *c, i32 o, const struct sattr *s)
 {
-	int status, err = 0;
-	if (s->set_size && (status = set_size(c, o, s->size)))
+	int wfd, status = sattr_open(c, o, s, &wfd);
+	if (status)
 		return status;
-	if (ident_become(c->ident))
-		return ERR_JUKEBOX;
-	if (s->set_uid || s->set_gid)
-		err = fchownat(W.objs[o].fd, "", s->set_uid ? s->uid : ~0u, s->set_gid ? s->gid : ~0u, AT_EMPTY_PATH) ? errno : 0;
-	if (!err && s->set_mode && !is_link(o))
-		err = set_mode(o, s->mode);
-	if (!err && (s->atime || s->mtime))
-		err = set_times(c, o, s);
-	return err ? status_of(err) : 0;
+	int left = sattr_set(W.objs[o].fd, wfd, s, is_link(o));
+	return left > 0 ? set_times(c, o, s) : left ? status_of(errno) : 0;
+}
+
+/* The guard at *pp: sattrguard3.  0 or V_GARBAGE. */
+static int get_guard(struct call *c, const u8 **pp, struct deed *w)
+{
+	if (garbage(c, *pp, 4) || get_u32(*pp) > 1)
+		return V_GARBAGE;
+	w->guarded = (u8)get_u32(*pp);
+	if (!w->guarded)
+		return 0;
+	if (garbage(c, *pp + 4, 8))
+		return V_GARBAGE;
+	w->guard_s = get_u32(*pp + 4);
+	w->guard_ns = get_u32(*pp + 8);
+	return 0;
+}
+
+/* What came of it, with the times that are left to be set.  0 or nfsstat3. */
+static int setattr_status(struct call *c, struct deed *w)
+{
+	if (w->not_sync || w->err)
+		return w->not_sync ? ERR_NOT_SYNC : status_of(w->err);
+	int status = w->times_left ? set_times(c, c->obj, &w->s) : 0;
+	if (w->times_left && w->a.over) /* another may have changed it since the thread let go of the lock */
+		w->a.has_pre = fd_stat(w->a.fd, &w->a.post) ? -1 : 0;
+	return status;
 }
 
 int vn_setattr(struct call *c)
 {
-	struct sattr s = { 0 };
-	struct change ch;
+	struct deed w = { .kind = DEED_SETATTR, .op = vn_setattr };
 	struct durable sync;
 	struct call *d;
 	struct stat st;
 	const u8 *p = c->arg;
-	int status = get_sattr(c, &p, &s);
-	if (status == V_GARBAGE || garbage(c, p, 4) || get_u32(p) > 1)
+	int status = get_sattr(c, &p, &w.s);
+	if (status == V_GARBAGE || get_guard(c, &p, &w))
 		return V_GARBAGE;
-	u32 guard = get_u32(p);
-	if (guard && garbage(c, p + 4, 8))
-		return V_GARBAGE;
-	if (status || (status = obj_stat(c->obj, &st)))
+	if (!is_redone(c) && (status || (status = obj_stat(c->obj, &st)) || (status = sattr_open(c, c->obj, &w.s, &w.wfd))))
 		return status;
-	change_begin(&ch, c->obj);
-	if (guard && !c->word[1] && (!ch.has_pre || (u32)ch.pre.st_ctim.tv_sec != get_u32(p + 4) || (u32)ch.pre.st_ctim.tv_nsec != get_u32(p + 8)))
-		status = ERR_NOT_SYNC;
-	if (!status && guard && c->drc && !c->word[1])
-		drc_note(c, NOTE); /* it passed: our own change must not fail it when the call comes again */
-	if (!status)
-		status = apply_sattr(c, c->obj, &s);
-	change_end(&ch);
+	w.link = (u8)is_link(c->obj);
+	if ((status = change_begin(c, &w, c->obj, -1)))
+		return status;
+	status = setattr_status(c, &w);
+	change_end(&w.a);
 	if (status)
-		return change_fail(c, &ch, (u32)status);
+		return change_fail(c, &w.a, (u32)status);
 	if ((status = durable_open(c, c->obj, -1, 4 + WCC, &sync, &d)))
 		return status;
 	put_u32(d, OK);
-	put_change(d, &ch);
+	put_change(d, &w.a);
 	return durable_close(d, &sync);
 }
 

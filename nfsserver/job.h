@@ -3,7 +3,7 @@
 #define NFSSERVER_JOB_H
 #include "parts.h"
 
-enum { JOB_READ, JOB_FSYNC, JOB_FDATASYNC, JOB_FLUSH, JOB_SYNCFS, JOB_WRITE, JOB_OPEN, JOB_NAME };
+enum { JOB_READ, JOB_FSYNC, JOB_FDATASYNC, JOB_FLUSH, JOB_SYNCFS, JOB_WRITE, JOB_OPEN, JOB_NAME, JOB_DEED, JOB_ENTRIES };
 
 struct job {
 	struct job *next;
@@ -19,21 +19,23 @@ struct job {
 	struct write w;
 	struct change ch;
 	u64 dev, ino;
-	/* JOB_OPEN: a kernel handle in name; JOB_NAME: NUL-terminated, opened as the caller and kept, or only looked at */
-	int keep;
+	int plus;          /* JOB_ENTRIES */
+	struct deed *deed; /* JOB_DEED: its own, with its names */
+	/* JOB_OPEN: a kernel handle in name; JOB_NAME: NUL-terminated, opened as the caller */
 	u32 type;
 	char name[256];
 	/* how long it took, and whether it waited */
 	i32 fs;
 	u64 took_ns;
 	int blocked;
-	u32 ident, uid, gid, n_gids; /* whose (JOB_WRITE, JOB_NAME) */
+	u32 ident, uid, gid, n_gids; /* whose (JOB_WRITE, JOB_NAME, JOB_DEED) */
 	u32 gids[];
 };
 
 /* work.c */
 void do_flush(struct job *j);
 void do_timed_write(struct job *j);
+void do_change(struct job *j);
 void do_syncs(struct job *list);
 void do_quick(struct job *j);
 
@@ -42,5 +44,5 @@ int pool_threads(void);
 void pool_put(struct job *j);
 
 /* jobs.c */
-void job_returned(struct call *c);
+void job_returned(i32 o, i32 o2);
 #endif

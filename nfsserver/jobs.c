@@ -1,6 +1,8 @@
 /* jobs.c: jobs as the loop makes them: what a detached call needs a thread for, and what stays pinned meanwhile. */
 #include "job.h"
 
+#define DEED_ROOM 1024 /* of a change's reply until it is made; it grows if need be */
+
 static u64 n_pending;
 
 /* A thread has call c until vn_done(). */
@@ -65,21 +67,30 @@ struct job *job_open(i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n)
 			close(fd);
 		return NULL;
 	}
-	j->keep = 1;
 	j->type = type;
 	j->count = n;
 	memcpy(j->name, bytes, n);
 	return j;
 }
 
-/* Looking `name` up in directory object `dir`; keep: the row goes on with what was opened. */
-struct job *job_name(i32 fs, i32 dir, const char *name, const struct ident *id, int keep)
+/* Looking `name` up in directory object `dir`. */
+struct job *job_name(i32 fs, i32 dir, const char *name, const struct ident *id)
 {
 	struct job *j = job_as(JOB_NAME, fs, W.objs[dir].fd, id);
-	if (j) {
-		j->keep = keep;
+	if (j)
 		memcpy(j->name, name, strlen(name) + 1);
-	}
+	return j;
+}
+
+/* Reading directory object `dir` from `cookie` on, count bytes; plus: and the attributes of its entries. */
+struct job *job_entries(i32 dir, u64 cookie, u32 count, int plus)
+{
+	struct job *j = job_as(JOB_ENTRIES, W.objs[dir].fs, W.objs[dir].fd, &W.idents[0]);
+	if (!j)
+		return NULL;
+	j->offset = cookie;
+	j->count = count;
+	j->plus = plus;
 	return j;
 }
 
@@ -109,6 +120,39 @@ int pool_write(struct call *d, int fd, const struct write *w)
 	return submit_job(d, j);
 }
 
+int pool_works(void) { return pool_threads() > 0; }
+
+/* A copy of w with names that stay. */
+static struct deed *deed_copy(const struct deed *w)
+{
+	size_t n = w->name ? strlen(w->name) + 1 : 0, n2 = w->name2 ? strlen(w->name2) + 1 : 0;
+	struct deed *d = malloc(sizeof *d + n + n2);
+	if (!d)
+		return NULL;
+	*d = *w;
+	if (n)
+		d->name = memcpy(d + 1, w->name, n);
+	if (n2)
+		d->name2 = memcpy((char *)(d + 1) + n, w->name2, n2);
+	return d;
+}
+
+/* A thread does w, then its procedure runs once more.  V_PENDING, or ERR_JUKEBOX: too much waits already. */
+int pool_deed(struct call *c, const struct deed *w)
+{
+	struct call *d = c->eng->detach(c, DEED_ROOM);
+	if (!d)
+		return ERR_JUKEBOX;
+	struct job *j = job_as(JOB_DEED, W.objs[w->a.dir].fs, w->a.fd, &W.idents[d->ident]);
+	if (!j || !(j->deed = deed_copy(w))) {
+		free(j);
+		drc_forget(d);
+		d->eng->drop(d);
+		return V_PENDING;
+	}
+	return submit_job(d, j);
+}
+
 /* Takes the descriptor of a file with unstable data on `fs`: fdatasync, then close. */
 void pool_flush(int fd, i32 fs)
 {
@@ -129,11 +173,13 @@ void pool_flush(int fd, i32 fs)
 	pool_put(j);
 }
 
-/* V_PENDING, or 0: no thread can have it. */
+/* V_PENDING, ERR_JUKEBOX: too much waits already, or 0: there are no threads. */
 int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st)
 {
-	struct call *d = pool_threads() ? c->eng->detach(c, READ_HEAD + count + 4) : NULL;
-	return d ? submit(d, JOB_READ, fd, -1, offset, count, st) : 0;
+	if (!pool_works())
+		return 0;
+	struct call *d = c->eng->detach(c, READ_HEAD + count + 4);
+	return d ? submit(d, JOB_READ, fd, -1, offset, count, st) : ERR_JUKEBOX;
 }
 
 /* d: a detached call whose reply is complete (or is a COMMIT, state 3).  datasync 1: fdatasync is enough. */
@@ -142,14 +188,14 @@ int pool_sync(struct call *d, int fd, int datasync) { return submit(d, datasync 
 /* The same with a second descriptor (-1: none); whole: all of fd's file system, and fd is taken. */
 int pool_sync_more(struct call *d, int fd, int fd2, int whole) { return submit(d, whole ? JOB_SYNCFS : JOB_FSYNC, fd, fd2, 0, 0, NULL); }
 
-/* Call c is the loop's again. */
-void job_returned(struct call *c)
+/* A call is the loop's again, and so are its objects. */
+void job_returned(i32 o, i32 o2)
 {
 	n_pending--;
-	if (c->obj >= 0)
-		W.objs[c->obj].pins--;
-	if (c->obj2 >= 0)
-		W.objs[c->obj2].pins--;
+	if (o >= 0)
+		W.objs[o].pins--;
+	if (o2 >= 0)
+		W.objs[o2].pins--;
 }
 
 u64 vn_pending(void) { return n_pending; }

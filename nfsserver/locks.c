@@ -13,6 +13,7 @@
 #define YIELDS 50                             /* turns given up before it sleeps between tries: the owner may wait for a disk */
 #define NAP_NS 100000
 #define TRIES 10                              /* turns given up before the loop leaves a WRITE to the pool: some us each */
+#define PATIENT 50                             /* ... a change, which others of its directory let through more often */
 #define LOOKS 30                              /* looks before each: as long as another's small WRITE takes; more is waste when it waits */
 #define DOUBTS 100                            /* turns before it looks whether the owner lives: some ms */
 
@@ -91,22 +92,43 @@ static shared_lock *dir_place(u64 dev, u64 ino)
 	return &dirs[(dev * 0x9e3779b97f4a7c15ull ^ ino * 0xc2b2ae3d27d4eb4full) >> 40 & (N_DIRLOCKS - 1)];
 }
 
-/* NULL: another has it, and keeps it longer than a few system calls take. */
-shared_lock *dir_trylock(u64 dev, u64 ino)
+static int try(shared_lock *m, u32 turns)
 {
-	shared_lock *m = dir_place(dev, ino);
 	u64 owner, me = (u64)W.incarnation << 8 | (W.slot + 1);
-	for (u32 i = 0; i < LOOKS * TRIES; i++) {
+	for (u32 i = 0; i < LOOKS * turns; i++) {
 		owner = 0;
 		if (!atomic_load_explicit(m, memory_order_relaxed)
 		    && atomic_compare_exchange_weak_explicit(m, &owner, me, memory_order_acquire, memory_order_relaxed))
-			return m;
+			return 0;
 		if (i % LOOKS == LOOKS - 1)
 			sched_yield();
 		else
 			__builtin_ia32_pause();
 	}
-	return NULL;
+	return -1;
+}
+
+/* NULL: another has it, and keeps it longer than a few system calls take. */
+shared_lock *dir_trylock(u64 dev, u64 ino)
+{
+	shared_lock *m = dir_place(dev, ino);
+	return try(m, TRIES) ? NULL : m;
+}
+
+/* Two at once for a change, or one (b NULL).  0, or -1: nothing is taken. */
+int dir_trylock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, shared_lock **a, shared_lock **b)
+{
+	shared_lock *x = dir_place(dev_a, ino_a), *y = b ? dir_place(dev_b, ino_b) : x;
+	if (try(x, PATIENT))
+		return -1;
+	if (x != y && try(y, PATIENT)) {
+		shared_unlock(x);
+		return -1;
+	}
+	*a = x;
+	if (b)
+		*b = x == y ? NULL : y;
+	return 0;
 }
 
 shared_lock *dir_lock(u64 dev, u64 ino)

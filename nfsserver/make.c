@@ -102,22 +102,10 @@ static int made_object(i32 dir, const char *name, int fd, i32 *o)
 	return 0;
 }
 
-/* 62 bits that only this server can make of (verifier, name of the file): kept in the seconds of atime and mtime, so that they
- * survive a restart and a local touch(1) cannot make another's (unfsd's BUGS). */
-static void exclusive_times(i32 dir, const struct stat *st, const u8 verf[8], struct timespec t[2])
-{
-	u64 in[4] = { 0, st->st_ino, 0, 0 };
-	memcpy(&in[0], W.fs[W.objs[dir].fs].fsid, 8);
-	memcpy(&in[2], verf, 8);
-	u64 key[2] = { W.key[0] ^ 0x6578636cu, W.key[1] }, mac = siphash(key, in, sizeof in);
-	t[0] = (struct timespec){ (time_t)(mac & 0x7fffffff), 0 };
-	t[1] = (struct timespec){ (time_t)(mac >> 32 & 0x7fffffff), 0 };
-}
-
 static int same_exclusive(i32 dir, const struct stat *st, const u8 verf[8])
 {
 	struct timespec t[2];
-	exclusive_times(dir, st, verf, t);
+	exclusive_times(W.fs[W.objs[dir].fs].fsid, st, verf, t);
 	return S_ISREG(st->st_mode) && !st->st_size && st->st_atim.tv_sec == t[0].tv_sec && st->st_mtim.tv_sec == t[1].tv_sec
 	       && !st->st_mtim.tv_nsec && !st->st_atim.tv_nsec;
 }
@@ -141,13 +129,13 @@ static int create_existing(struct call *c, struct change *ch, const char *name, 
 }
 
 /* What CREATE, MKDIR, SYMLINK and MKNOD begin and end with. */
-struct making { char name[256]; int bad; struct sattr s; struct change ch; i32 dir, o; };
+struct making { char name[256]; int bad; struct deed w; i32 dir, o; };
 
 /* diropargs3.  What comes behind it, or NULL: it does not decode.  A bad name is told after the rest has been decoded. */
-static const u8 *get_where(struct call *c, struct making *m)
+static const u8 *get_where(struct call *c, struct making *m, int kind, int op(struct call *))
 {
 	const u8 *p = c->arg;
-	m->s = (struct sattr){ 0 };
+	m->w = (struct deed){ .kind = kind, .op = op, .name = m->name };
 	m->dir = c->obj;
 	m->o = -1;
 	m->bad = get_name(c, &p, m->name);
@@ -162,94 +150,110 @@ static int name_free(struct call *c, struct making *m, int status)
 	return is_dots(m->name) ? ERR_EXIST : 0;
 }
 
-static void begin_making(struct call *c, struct making *m)
-{
-	change_begin(&m->ch, m->dir);
-	note_name(c, m->dir, m->name);
-}
-
 static int end_making(struct call *c, struct making *m, int status, int extra_sync)
 {
-	change_end(&m->ch);
-	return status ? change_fail(c, &m->ch, (u32)status) : reply_made(c, &m->ch, m->o, extra_sync);
+	change_end(&m->w.a);
+	return status ? change_fail(c, &m->w.a, (u32)status) : reply_made(c, &m->w.a, m->o, extra_sync);
 }
 
 /* open(2) could not make the file: why, or 0: a worker that died over this call has made it. */
 static int made_before(struct call *c, struct making *m)
 {
 	struct stat st;
-	if (errno != EEXIST)
-		return status_of(errno);
-	int status = obj_from_name(c, m->dir, m->name, &m->o, &st);
+	if (m->w.made >= 0)
+		close(m->w.made);
+	if (m->w.err != EEXIST)
+		return status_of(m->w.err);
+	int status = obj_from_name(c, m->dir, m->w.name, &m->o, &st);
 	return status || S_ISREG(st.st_mode) ? status : ERR_EXIST;
 }
 
+/* That worker had perhaps not come to it. */
 static int keep_verifier(i32 dir, i32 o, const u8 *verf)
 {
 	struct timespec t[2];
 	struct stat st;
 	if (fd_stat(W.objs[o].fd, &st))
 		return status_of(errno);
-	exclusive_times(dir, &st, verf, t);
+	exclusive_times(W.fs[W.objs[dir].fs].fsid, &st, verf, t);
 	return utimensat(W.objs[o].fd, "", t, AT_EMPTY_PATH) ? status_of(errno) : 0;
 }
 
 int vn_create(struct call *c)
 {
 	struct making m;
-	const u8 *p = get_where(c, &m);
+	struct deed *w = &m.w;
+	const u8 *p = get_where(c, &m, DEED_CREATE, vn_create);
 	int status = 0, changed = 1;
 	if (!p || garbage(c, p, 4) || get_u32(p) > 2)
 		return V_GARBAGE;
 	u32 how = get_u32(p);
 	p += 4;
-	const u8 *verf = how == 2 ? p : NULL;
-	if (verf ? garbage(c, p, 8) : (status = get_sattr(c, &p, &m.s)) == V_GARBAGE)
+	w->exclusive = how == 2;
+	if (w->exclusive ? garbage(c, p, 8) : (status = get_sattr(c, &p, &w->s)) == V_GARBAGE)
 		return V_GARBAGE;
 	if ((status = name_free(c, &m, status)))
 		return status;
-	if (m.s.set_size && m.s.size > INT64_MAX)
+	if (w->s.set_size && w->s.size > INT64_MAX)
 		return ERR_FBIG; /* before there is a file */
-	begin_making(c, &m);
-	int fd = openat(W.objs[m.dir].fd, m.name, O_CREAT | O_EXCL | O_WRONLY | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
-			m.s.mode & 0777);
-	if (fd < 0 && errno == EEXIST && !was_absent(c))
-		return create_existing(c, &m.ch, m.name, how, &m.s, verf);
-	status = fd < 0 ? made_before(c, &m) : made_object(m.dir, m.name, fd, &m.o);
-	if (!status)
-		status = verf ? keep_verifier(m.dir, m.o, verf) : dress(c, m.o, &m.s, &changed);
+	if (w->exclusive)
+		memcpy(w->verf, p, 8);
+	memcpy(w->fsid, W.fs[W.objs[m.dir].fs].fsid, 8);
+	w->mode = w->s.mode & 0777;
+	if ((status = change_begin(c, w, m.dir, -1)))
+		return status;
+	if (w->err == EEXIST && !was_absent(c))
+		return create_existing(c, &w->a, w->name, how, &w->s, w->verf);
+	status = w->err ? made_before(c, &m) : made_object(m.dir, w->name, w->made, &m.o);
+	if (!status && !w->exclusive)
+		status = dress(c, m.o, &w->s, &changed);
+	else if (!status && w->err)
+		status = keep_verifier(m.dir, m.o, w->verf);
 	return end_making(c, &m, status, changed);
+}
+
+/* The object of the name that was made: by what a thread opened, or by its name. */
+static int object_made(struct call *c, struct making *m, struct stat *st)
+{
+	if (m->w.made < 0)
+		return obj_from_name(c, m->dir, m->w.name, &m->o, st);
+	if (!fd_stat(m->w.made, st))
+		return obj_from_fd(W.objs[m->dir].exp, W.objs[m->dir].fs, m->dir, m->w.made, st, &m->o);
+	close(m->w.made);
+	return status_of(EIO);
 }
 
 /* After the system call that makes an object of a name: its object, or why not.  Made it is, also when there is no descriptor to name it
  * by just now (o -1): the answer has no handle then, and the client looks it up.  What another has put there since is not dressed. */
-static int made_status(struct call *c, struct making *m, int failed, mode_t type)
+static int made_status(struct call *c, struct making *m, mode_t type)
 {
 	struct stat st;
-	if (failed && !(errno == EEXIST && was_absent(c)))
-		return status_of(errno);
-	int status = obj_from_name(c, m->dir, m->name, &m->o, &st);
-	if (status == ERR_JUKEBOX && !failed) {
+	if (m->w.err && !(m->w.err == EEXIST && was_absent(c)))
+		return status_of(m->w.err);
+	int status = object_made(c, m, &st);
+	if (status == ERR_JUKEBOX && !m->w.err) {
 		m->o = -1;
 		return 0;
 	}
-	return status ? status : (st.st_mode & S_IFMT) == type ? 0 : failed ? ERR_EXIST : ERR_STALE;
+	return status ? status : (st.st_mode & S_IFMT) == type ? 0 : m->w.err ? ERR_EXIST : ERR_STALE;
 }
 
 int vn_mkdir(struct call *c)
 {
 	struct making m;
-	const u8 *p = get_where(c, &m);
+	const u8 *p = get_where(c, &m, DEED_MKDIR, vn_mkdir);
 	int changed = 0, status;
-	if (!p || (status = get_sattr(c, &p, &m.s)) == V_GARBAGE)
+	if (!p || (status = get_sattr(c, &p, &m.w.s)) == V_GARBAGE)
 		return V_GARBAGE;
 	if ((status = name_free(c, &m, status)))
 		return status;
-	m.s.set_size = 0;
-	begin_making(c, &m);
-	status = made_status(c, &m, mkdirat(W.objs[m.dir].fd, m.name, m.s.mode & 01777), S_IFDIR);
+	m.w.s.set_size = 0;
+	m.w.mode = m.w.s.mode & 01777;
+	if ((status = change_begin(c, &m.w, m.dir, -1)))
+		return status;
+	status = made_status(c, &m, S_IFDIR);
 	if (!status)
-		status = dress(c, m.o, &m.s, &changed);
+		status = dress(c, m.o, &m.w.s, &changed);
 	return end_making(c, &m, status, changed);
 }
 
@@ -288,16 +292,18 @@ int vn_symlink(struct call *c)
 {
 	struct making m;
 	char target[4096];
-	const u8 *p = get_where(c, &m);
+	const u8 *p = get_where(c, &m, DEED_SYMLINK, vn_symlink);
 	int changed = 0, status, bad;
-	if (!p || (status = get_sattr(c, &p, &m.s)) == V_GARBAGE || (bad = get_target(c, p, target)) == V_GARBAGE)
+	if (!p || (status = get_sattr(c, &p, &m.w.s)) == V_GARBAGE || (bad = get_target(c, p, target)) == V_GARBAGE)
 		return V_GARBAGE;
 	if ((status = name_free(c, &m, status ? status : bad)))
 		return status;
-	begin_making(c, &m);
-	status = made_status(c, &m, symlinkat(target, W.objs[m.dir].fd, m.name), S_IFLNK);
+	m.w.name2 = target;
+	if ((status = change_begin(c, &m.w, m.dir, -1)))
+		return status;
+	status = made_status(c, &m, S_IFLNK);
 	if (!status)
-		status = dress_link(c, m.o, &m.s, &changed);
+		status = dress_link(c, m.o, &m.w.s, &changed);
 	return end_making(c, &m, status, changed);
 }
 
@@ -317,22 +323,23 @@ int vn_mknod(struct call *c)
 {
 	static const mode_t kinds[8] = { [3] = S_IFBLK, [4] = S_IFCHR, [6] = S_IFSOCK, [7] = S_IFIFO };
 	struct making m;
-	dev_t dev = 0;
-	const u8 *p = get_where(c, &m);
+	const u8 *p = get_where(c, &m, DEED_MKNOD, vn_mknod);
 	if (!p || garbage(c, p, 4))
 		return V_GARBAGE;
 	u32 type = get_u32(p);
 	if (type < 1 || type > 7)
 		return V_GARBAGE;
-	int changed = 0, status = kinds[type] ? get_node(c, p + 4, type, &m.s, &dev) : ERR_BADTYPE;
+	int changed = 0, status = kinds[type] ? get_node(c, p + 4, type, &m.w.s, &m.w.dev) : ERR_BADTYPE;
 	if (status == V_GARBAGE)
 		return V_GARBAGE;
 	if ((status = name_free(c, &m, status)))
 		return status;
-	m.s.set_size = 0;
-	begin_making(c, &m);
-	status = made_status(c, &m, mknodat(W.objs[m.dir].fd, m.name, kinds[type] | (m.s.mode & 07777), dev), kinds[type]);
+	m.w.s.set_size = 0;
+	m.w.mode = kinds[type] | (m.w.s.mode & 07777);
+	if ((status = change_begin(c, &m.w, m.dir, -1)))
+		return status;
+	status = made_status(c, &m, kinds[type]);
 	if (!status)
-		status = dress(c, m.o, &m.s, &changed);
+		status = dress(c, m.o, &m.w.s, &changed);
 	return end_making(c, &m, status, changed);
 }

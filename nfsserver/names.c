@@ -35,7 +35,7 @@ int vn_lookup(struct call *c)
 		return ERR_ACCES; /* they are found without a look into the directory */
 	if (become_searcher(c, dir, &dst))
 		return ERR_JUKEBOX;
-	if ((status = cluster_name(c, dir, name, 0)) || (status = wait_for_name(c, dir, name, 1))
+	if ((status = cluster_name(c, dir, name, 0)) || (status = wait_for_name(c, dir, name))
 	    || (status = obj_from_name(c, dir, name, &o, &st)))
 		return status;
 	return reply_found(c, o, &st, dir, &dst);
@@ -63,15 +63,13 @@ int vn_readlink(struct call *c)
 
 /* ---- Removing, renaming, linking */
 
-/* The cached object that `name` names now, or -1: after the change it may be gone, and must not keep its space. */
-static i32 victim_of(i32 dir, const char *name)
+/* Lets go of the cached object that the name of a change stood for, if that was its last name.  dir: where it was. */
+static void drop_victim(const struct deed *w, i32 dir)
 {
-	struct { struct file_handle h; u8 room[128]; } k;
-	int mntid;
-	k.h.handle_bytes = sizeof k.room;
-	if (by_path(W.objs[dir].exp, W.objs[dir].fs) || name_to_handle_at(W.objs[dir].fd, name, &k.h, &mntid, 0) || k.h.handle_bytes > 40)
-		return -1;
-	return obj_of_kernel_handle(dir, &k.h);
+	struct stat st;
+	i32 gone = w->wants_victim && w->victim.h.handle_bytes ? obj_of_kernel_handle(dir, &w->victim.h) : -1;
+	if (gone >= 0 && gone != w->a.dir && gone != w->b.dir)
+		obj_stat(gone, &st);
 }
 
 static int reply_changed(struct call *c, struct change *ch, struct change *ch2, const struct stat *file, int has_file)
@@ -91,34 +89,37 @@ static int reply_changed(struct call *c, struct change *ch, struct change *ch2, 
 	return durable_close(d, &sync);
 }
 
-static int remove_name(struct call *c, int flag)
+static int remove_name(struct call *c, struct deed *w)
 {
 	char name[256];
-	struct change ch;
-	struct stat st;
 	const u8 *p = c->arg;
 	i32 dir = c->obj;
 	int status = get_name(c, &p, name);
 	if (status || (status = name_ready(c, dir, name, 0)))
 		return status;
 	if (is_dots(name))
-		return flag ? (name[1] ? ERR_EXIST : ERR_INVAL) : ERR_ISDIR;
-	change_begin(&ch, dir);
-	note_name(c, dir, name);
-	i32 gone = victim_of(dir, name);
-	status = unlinkat(W.objs[dir].fd, name, flag) && !(errno == ENOENT && was_there(c)) ? status_of(errno) : 0;
-	change_end(&ch);
-	if (gone >= 0 && !status && gone != dir)
-		obj_stat(gone, &st); /* lets go of it when that was its last name */
-	return status ? change_fail(c, &ch, (u32)status) : reply_changed(c, &ch, NULL, NULL, 0);
+		return w->kind == DEED_RMDIR ? (name[1] ? ERR_EXIST : ERR_INVAL) : ERR_ISDIR;
+	w->name = name;
+	w->wants_victim = !by_path(W.objs[dir].exp, W.objs[dir].fs);
+	if ((status = change_begin(c, w, dir, -1)))
+		return status;
+	status = w->err && !(w->err == ENOENT && was_there(c)) ? status_of(w->err) : 0;
+	change_end(&w->a);
+	if (!status)
+		drop_victim(w, dir);
+	return status ? change_fail(c, &w->a, (u32)status) : reply_changed(c, &w->a, NULL, NULL, 0);
 }
 
-int vn_remove(struct call *c) { return remove_name(c, 0); }
-int vn_rmdir(struct call *c) { return remove_name(c, AT_REMOVEDIR); }
+int vn_remove(struct call *c) { return remove_name(c, &(struct deed){ .kind = DEED_REMOVE, .op = vn_remove }); }
+int vn_rmdir(struct call *c) { return remove_name(c, &(struct deed){ .kind = DEED_RMDIR, .op = vn_rmdir }); }
 
 /* The second handle of RENAME and LINK: same gate, same export (the caller's rights were granted for that). */
 static int second_handle(struct call *c, const u8 **pp)
 {
+	if (is_redone(c)) { /* it is known, and pinned */
+		*pp += 4 + ((get_u32(*pp) + 3) & ~3u);
+		return 0;
+	}
 	int status = gate_fh(c, pp, &c->obj2);
 	if (status == V_FS) { /* the row starts again from its first handle */
 		drc_forget(c);
@@ -133,22 +134,29 @@ static int second_handle(struct call *c, const u8 **pp)
 	return W.objs[c->obj2].exp != W.objs[c->obj].exp ? ERR_XDEV : 0;
 }
 
-/* Two directories change at once: their locks are taken in the order of their addresses. */
-static void change_both(struct change *a, i32 dir_a, struct change *b, i32 dir_b)
+/* The fail arm of RENAME. */
+static int rename_failed(struct call *c, const struct deed *w, u32 status)
 {
-	struct obj *x = &W.objs[dir_a], *y = &W.objs[dir_b];
-	a->dir = dir_a;
-	b->dir = dir_b;
-	dir_lock_both(W.fs[x->fs].dev, x->ino, W.fs[y->fs].dev, y->ino, &a->lock, &b->lock);
-	a->has_pre = a->lock && !fd_stat(x->fd, &a->pre);
-	b->has_pre = a->lock && !fd_stat(y->fd, &b->pre);
+	if (reply_open(c, 4 + 2 * WCC))
+		return V_DROP;
+	put_u32(c, status);
+	put_change(c, &w->a);
+	put_change(c, &w->b);
+	return vn_close(c, status);
+}
+
+/* Did an earlier try of this call do it, whose worker died? */
+static int was_renamed(const struct call *c, const struct deed *w)
+{
+	struct stat st;
+	return w->err == ENOENT && was_there(c) && !fstatat(w->b.fd, w->name2, &st, AT_SYMLINK_NOFOLLOW)
+	       && ((u64)st.st_ino & NOTE_INO) == (c->word[1] & NOTE_INO);
 }
 
 int vn_rename(struct call *c)
 {
 	char from[256], to[256];
-	struct change a, b;
-	struct stat st;
+	struct deed w = { .kind = DEED_RENAME, .op = vn_rename, .name = from, .name2 = to };
 	const u8 *p = c->arg;
 	int bad = get_name(c, &p, from), bad2, status;
 	if (bad == V_GARBAGE)
@@ -164,53 +172,20 @@ int vn_rename(struct call *c)
 		return ERR_INVAL;
 	if ((status = dir_ready(c, c->obj2)) || (status = name_ready(c, c->obj, from, 0)) || (status = name_ready(c, c->obj2, to, 1)))
 		return status;
-	change_both(&a, c->obj, &b, c->obj2);
-	note_name(c, c->obj, from);
-	i32 gone = victim_of(c->obj2, to);
-	status = renameat(W.objs[c->obj].fd, from, W.objs[c->obj2].fd, to) ? status_of(errno) : 0;
-	if (status == ERR_NOENT && was_there(c) && !fstatat(W.objs[c->obj2].fd, to, &st, AT_SYMLINK_NOFOLLOW)
-	    && ((u64)st.st_ino & NOTE_INO) == (c->word[1] & NOTE_INO))
-		status = 0;
-	change_end(&b); /* first: where the two share a lock it is a's */
-	change_end(&a);
-	if (gone >= 0 && gone != c->obj && gone != c->obj2)
-		obj_stat(gone, &st);
-	if (status) {
-		if (reply_open(c, 4 + 2 * WCC))
-			return V_DROP;
-		put_u32(c, (u32)status);
-		put_change(c, &a);
-		put_change(c, &b);
-		return vn_close(c, (u32)status);
-	}
-	return reply_changed(c, &a, &b, NULL, 0);
-}
-
-/* linkat(2), which fs.protected_hardlinks (proc_sys_fs(5)) refuses to who neither owns the file nor may write it.  That is a rule for
- * local programs: a kernel server does not have it, and a client cannot know it.  All other rights stay the caller's. */
-static int link_to(const struct call *c, i32 file, i32 dir, const char *name)
-{
-	char buf[32];
-	const char *path = procpath(W.objs[file].fd, buf);
-	if (!linkat(W.procfd, path, W.objs[dir].fd, name, AT_SYMLINK_FOLLOW))
-		return 0;
-	if (errno != EPERM || !W.root || !W.idents[c->ident].uid)
-		return -1;
-	if (ident_owner(1)) {
-		errno = EPERM;
-		return -1;
-	}
-	int failed = linkat(W.procfd, path, W.objs[dir].fd, name, AT_SYMLINK_FOLLOW), e = errno;
-	if (ident_owner(0))
-		abort(); /* never under a right too many */
-	errno = e;
-	return failed;
+	w.wants_victim = !by_path(W.objs[c->obj2].exp, W.objs[c->obj2].fs);
+	if ((status = change_begin(c, &w, c->obj, c->obj2)))
+		return status;
+	status = !w.err || was_renamed(c, &w) ? 0 : status_of(w.err);
+	change_end(&w.b); /* first: where the two share a lock it is a's */
+	change_end(&w.a);
+	drop_victim(&w, c->obj2);
+	return status ? rename_failed(c, &w, (u32)status) : reply_changed(c, &w.a, &w.b, NULL, 0);
 }
 
 int vn_link(struct call *c)
 {
 	char name[256];
-	struct change ch;
+	struct deed w = { .kind = DEED_LINK, .op = vn_link, .name = name };
 	struct stat st;
 	const u8 *p = c->arg;
 	int bad, status;
@@ -227,17 +202,19 @@ int vn_link(struct call *c)
 		return ERR_ISDIR;
 	if (is_dots(name))
 		return ERR_EXIST;
-	change_begin(&ch, c->obj2);
-	note_name(c, c->obj2, name);
-	status = link_to(c, c->obj, c->obj2, name) && !(errno == EEXIST && was_absent(c)) ? status_of(errno) : 0;
-	change_end(&ch);
+	w.file = W.objs[c->obj].fd;
+	w.uid = W.idents[c->ident].uid;
+	if ((status = change_begin(c, &w, c->obj2, -1)))
+		return status;
+	status = w.err && !(w.err == EEXIST && was_absent(c)) ? status_of(w.err) : 0;
+	change_end(&w.a);
 	int has = !fd_stat(W.objs[c->obj].fd, &st);
 	if (!status)
-		return reply_changed(c, &ch, NULL, has ? &st : NULL, 1);
+		return reply_changed(c, &w.a, NULL, has ? &st : NULL, 1);
 	if (reply_open(c, 4 + POST + WCC))
 		return V_DROP;
 	put_u32(c, (u32)status);
 	put_post_op(c, c->obj, has ? &st : NULL);
-	put_change(c, &ch);
+	put_change(c, &w.a);
 	return vn_close(c, (u32)status);
 }

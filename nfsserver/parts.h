@@ -38,6 +38,7 @@ void shared_take(shared_lock *m);
 void shared_unlock(shared_lock *m);
 shared_lock *dir_lock(u64 dev, u64 ino);
 shared_lock *dir_trylock(u64 dev, u64 ino);
+int dir_trylock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, shared_lock **a, shared_lock **b);
 void dir_lock_both(u64 dev_a, u64 ino_a, u64 dev_b, u64 ino_b, shared_lock **a, shared_lock **b);
 shared_lock *users_lock(void);
 
@@ -48,6 +49,7 @@ struct grant *grant_place(const struct call *c, u32 expid);
 
 /* ident.c: under whose ids this thread calls the system */
 int ident_init(int root, int keep_caps);
+int ident_get(u32 uid, u32 gid, u32 n, const u32 *gids);
 int ident_become(u32 ident);            /* this thread's fsuid, fsgid, groups; 0 or an errno (the call must then fail) */
 int ident_adopt(u32 serial, u32 uid, u32 gid, u32 n, const u32 *gids);
 int ident_root(void);
@@ -74,6 +76,13 @@ i32 fs_of_dev(u64 dev);
 void fs_probe(struct filesystem *f, int path_scheme);
 int fs_is_readonly(i32 o);
 
+/* deed.c: what a change asks of the kernel */
+void exclusive_times(const u8 fsid[8], const struct stat *st, const u8 verf[8], struct timespec t[2]);
+int sattr_set(int fd, int wfd, const struct sattr *s, int link);
+void deed_do(struct call *c, struct deed *w);
+void deed_lock(struct deed *w);
+void change_end(struct change *ch);
+
 /* work.c: what a thread does for a job */
 u64 own_switches(void);
 ssize_t write_all(int fd, const u8 *data, u32 count, u64 offset);
@@ -84,10 +93,13 @@ void pool_kick(void);
 
 /* jobs.c: what the loop gives to threads */
 struct job *job_open(i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n);
-struct job *job_name(i32 fs, i32 dir, const char *name, const struct ident *id, int keep);
+struct job *job_name(i32 fs, i32 dir, const char *name, const struct ident *id);
+struct job *job_entries(i32 dir, u64 cookie, u32 count, int plus);
 void job_free(struct job *j);
 void pool_wait(struct call *d, struct job *j);
 int pool_write(struct call *d, int fd, const struct write *w);
+int pool_works(void);
+int pool_deed(struct call *c, const struct deed *w);
 int pool_read(struct call *c, int fd, u64 offset, u32 count, const struct stat *st);
 int pool_sync(struct call *d, int fd, int datasync);
 int pool_sync_more(struct call *d, int fd, int fd2, int whole);
@@ -99,7 +111,8 @@ void was_long(i32 fs, u64 now_ns, u64 took_ns, int blocked);
 void cold_begin(const struct call *c, i32 fs);
 void cold_end(const struct call *c, u64 now_ns);
 int wait_for_handle(struct call *c, i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n);
-int wait_for_name(struct call *c, i32 dir, const char *name, int keep);
+int wait_for_name(struct call *c, i32 dir, const char *name);
+int wait_for_entries(struct call *c, i32 dir, u64 cookie, u32 count, int plus);
 void opened_put(const struct call *c, int fd, u32 generation);
 int opened_take(const struct call *c);
 void vn_opened_drop(void);
@@ -165,15 +178,16 @@ u32 user_row(const struct call *c, u32 expid, u64 *serial);
 int host_known(const struct call *c);
 int cluster_name(const struct call *c, i32 dir, char name[256], int creating);
 
-/* change.c: what a change records, locks and syncs */
-void change_begin(struct change *ch, i32 dir);
-void change_end(struct change *ch);
+/* change.c: where a change is done, what it records and syncs */
+int is_redone(const struct call *c);
+void deed_hand(const struct call *c, struct deed *w);
+void deed_drop(void);
+int change_begin(struct call *c, struct deed *w, i32 dir, i32 dir2);
 void put_change(struct call *c, const struct change *ch);
 int change_fail(struct call *c, struct change *ch, u32 status);
 int sync_fd(i32 o);
 int durable_open(struct call *c, i32 o, i32 o2, size_t room, struct durable *s, struct call **d);
 int durable_close(struct call *d, const struct durable *s);
-void note_name(struct call *c, i32 dir, const char *name);
 int was_absent(const struct call *c);
 int was_there(const struct call *c);
 int dir_ready(struct call *c, i32 dir);

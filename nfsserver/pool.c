@@ -1,7 +1,7 @@
 /* pool.c: C threads for what may wait for a disk, so that the loop never does.
  *
  * Jobs: a READ that the page cache cannot answer; fsync for COMMIT, stable WRITEs and metadata; on a slow file system (cold.c) WRITE,
- * and opening what a handle or a name stands for.  A job belongs to a detached call; the thread fills it and hands it to the RPC
+ * changes, what READDIR will read, and opening what a handle or a name stands for.  A job belongs to a detached call; the thread fills it and hands it to the RPC
  * bridge's completion queue, from which the loop ends it with vn_done().  Group commit: what a batch of calls wants to have synced goes
  * to the threads at its end, one of them takes all that waits for one file system, and does one fsync for each descriptor among it.  At
  * most a quarter of the threads sync one file system, and half of them any, so that a disk that is slow keeps only its own callers
@@ -99,12 +99,15 @@ static void write_one(struct job *j)
 	int place = writing++;
 	written[place] = j->fd;
 	pthread_mutex_unlock(&lock);
-	do_timed_write(j);
+	if (j->kind == JOB_DEED)
+		do_change(j);
+	else
+		do_timed_write(j);
 	pthread_mutex_lock(&lock);
 	for (place = 0; written[place] != j->fd; place++)
 		;
 	written[place] = written[--writing];
-	if (j->n >= 0 && j->w.stable) {
+	if (j->kind == JOB_WRITE && j->n >= 0 && j->w.stable) {
 		j->kind = j->w.stable == 1 ? JOB_FDATASYNC : JOB_FSYNC;
 		put(&syncs, j);
 		pthread_cond_signal(&work);
@@ -203,7 +206,7 @@ void pool_put(struct job *j)
 	if (j->kind == JOB_FSYNC || j->kind == JOB_FDATASYNC || j->kind == JOB_SYNCFS)
 		put(&gathered, j);
 	else
-		hand_over(j->kind == JOB_WRITE ? &writes : &reads, j);
+		hand_over(j->kind == JOB_WRITE || j->kind == JOB_DEED ? &writes : &reads, j);
 }
 
 int pool_threads(void) { return n_threads; }

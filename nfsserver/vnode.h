@@ -207,7 +207,30 @@ struct sattr { u8 set_mode, set_uid, set_gid, set_size, atime, mtime; u32 mode, 
 #define N_DIRLOCKS 4096
 typedef _Atomic u64 shared_lock; /* 0, or incarnation << 8 | slot + 1 */
 
-struct change { i32 dir; shared_lock *lock; struct stat pre, post; int has_pre; }; /* has_pre -1: no attributes from after */
+/* The object that changes, by its O_PATH descriptor and what its lock is found by; has_pre -1: no attributes from after. */
+struct change { i32 dir; int fd; u64 dev, ino; shared_lock *lock; struct stat pre, post; int has_pre, over; };
+
+enum { DEED_CREATE, DEED_MKDIR, DEED_SYMLINK, DEED_MKNOD, DEED_REMOVE, DEED_RMDIR, DEED_RENAME, DEED_LINK, DEED_SETATTR };
+
+/* A change: what is to be done, and what came of it. */
+struct deed {
+	int kind;
+	int (*op)(struct call *);    /* the procedure, which runs once more after a thread did it */
+	const char *name, *name2;    /* name2: RENAME's other, SYMLINK's target */
+	int file, wfd;               /* LINK: O_PATH of the file; SETATTR with a size: the file for writing */
+	u32 mode, uid;
+	dev_t dev;
+	struct sattr s;
+	u8 exclusive, verf[8], fsid[8];
+	u8 guarded, wants_victim, link; /* link: the object is a symbolic one */
+	u32 guard_s, guard_ns;
+	/* what came of it */
+	struct change a, b;          /* b.dir -1: there is only one */
+	int made, err;               /* the new file, open for writing, or what else a thread made, O_PATH; an errno */
+	int not_sync, times_left;    /* the guard did not hold; sattr_set() left the times */
+	struct { struct file_handle h; u8 room[128]; } victim; /* handle_bytes 0: none */
+};
+
 struct durable { int fd, fd2, whole, waits; }; /* what to sync; whole: fd's file system; waits: the reply goes through the pool */
 #define NOTE (1ull << 63)           /* call.word[1]: something was noted; the name was there, and its inode */
 #define NOTE_THERE (1ull << 62)

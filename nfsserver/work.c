@@ -88,6 +88,37 @@ static void do_open(struct job *j)
 	}
 }
 
+#define ENTRIES_ROOM 32768 /* bytes one getdents64 may return */
+#define ENTRY_PLUS 128     /* bytes that an entry has in a reply of READDIRPLUS at least */
+
+struct entry { u64 ino; int64_t off; u16 len; u8 type; char name[]; };
+
+/* Reads n bytes of entries: asks for the attributes of those that are still wanted. */
+static void do_attributes(int fd, const u8 *entries, long n, u32 *wanted)
+{
+	struct stat st;
+	for (long pos = 0; pos < n && *wanted; --*wanted) {
+		const struct entry *e = (const void *)(entries + pos);
+		pos += e->len;
+		fstatat(fd, e->name, &st, AT_SYMLINK_NOFOLLOW);
+	}
+}
+
+/* What READDIR will read, read once so that it is in memory.  An error is READDIR's own to find. */
+static void do_entries(struct job *j)
+{
+	int fd = W.root && ident_root() ? -1 : openat(j->fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	u32 wanted = j->plus ? j->count / ENTRY_PLUS : 0;
+	u8 *room = malloc(ENTRIES_ROOM);
+	long left = j->count, n;
+	if (fd >= 0 && room && lseek(fd, (off_t)j->offset, SEEK_SET) >= 0)
+		for (; left > 0 && (n = syscall(SYS_getdents64, fd, room, ENTRIES_ROOM)) > 0; left -= n)
+			do_attributes(fd, room, n, &wanted);
+	free(room);
+	if (fd >= 0)
+		close(fd);
+}
+
 /* Does the work of one job, and looks how long it took. */
 static void timed(struct job *j, void work_(struct job *))
 {
@@ -98,6 +129,24 @@ static void timed(struct job *j, void work_(struct job *))
 }
 
 void do_timed_write(struct job *j) { timed(j, do_write); }
+
+static void do_deed(struct job *j) { deed_do(j->c, j->deed); }
+
+/* A change, as the caller.  j->err: it was not done. */
+void do_change(struct job *j)
+{
+	struct deed *w = j->deed;
+	j->err = j->generation != generation_due() || adopt(j) ? EAGAIN : 0; /* it may be revoked: the client asks again */
+	if (j->err)
+		return;
+	deed_lock(w);
+	timed(j, do_deed);
+	if (!w->err && (w->kind == DEED_MKDIR || w->kind == DEED_SYMLINK || w->kind == DEED_MKNOD)) /* while the name is ours */
+		w->made = openat(w->a.fd, w->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+	if (w->b.dir >= 0)
+		change_end(&w->b); /* first: where the two share a lock it is a's */
+	change_end(&w->a);
+}
 
 /* What a job has beyond one fsync: a second descriptor, or the whole file system. */
 static void do_more(struct job *j)
@@ -152,7 +201,7 @@ void do_quick(struct job *j)
 	} else if (j->kind == JOB_READ) {
 		do_read(j);
 	} else {
-		timed(j, do_open);
+		timed(j, j->kind == JOB_ENTRIES ? do_entries : do_open);
 		j->c->eng->complete(j->c);
 	}
 }

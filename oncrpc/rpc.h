@@ -90,6 +90,7 @@ struct rpc_engine {
 	void (*deny_auth)(struct call *, u32 auth_stat);
 	void (*drop)(struct call *);
 	struct call *(*detach)(struct call *, size_t room); /* NULL: no memory, or the budget for unfinished calls is spent */
+	int (*full)(const struct call *, size_t room);      /* would it be spent?  For who must know before he begins */
 	void (*complete)(struct call *);
 	void (*trace)(struct call *, int replied); /* NULL: nobody watches; else it sees each call at its end */
 };

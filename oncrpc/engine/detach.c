@@ -93,8 +93,8 @@ static struct call *detach_again(struct engine *e, struct detached *d, size_t ro
 {
 	size_t more = room > d->room ? room - d->room : 0;
 	struct conn *conn = conn_find(e, d->call.conn, d->call.conn_gen);
-	if (e->count.detached_bytes + more > e->lim.detached_budget || op_room(&d->call, room))
-		return NULL;
+	if ((more > SMALL_REPLY && e->count.detached_bytes + more > e->lim.detached_budget) || op_room(&d->call, room))
+		return NULL; /* a little more is always there: what waits must end */
 	d->room += more;
 	d->charged += more;
 	e->count.detached_bytes += more;
@@ -149,6 +149,14 @@ static void charge_call(struct engine *e, struct detached *d, struct conn *conn)
 		conn->n_detached++;
 		conn->detached_bytes += d->charged;
 	}
+}
+
+/* rpc_engine.full */
+int op_full(const struct call *c, size_t room)
+{
+	const struct engine *e = ENGINE(c->eng);
+	u64 charge = (u64)(c->end - c->arg) + room + RPC_HEADER;
+	return !c->detached && (e->count.detached_now >= e->lim.max_detached || e->count.detached_bytes + charge > e->lim.detached_budget);
 }
 
 struct call *op_detach(struct call *c, size_t room)

@@ -82,6 +82,7 @@ struct rpc_engine *rpc_new(const struct rpc_limits *limits)
 	e->pub.deny_auth = op_deny_auth;
 	e->pub.drop = op_drop;
 	e->pub.detach = op_detach;
+	e->pub.full = op_full;
 	e->pub.complete = op_complete;
 	return &e->pub;
 }

@@ -66,6 +66,7 @@ i32 find_row(struct engine *e, u32 prog, u32 vers, u32 proc, u32 *stat);
 void free_detached(struct engine *e, struct detached *d);
 void close_detached(struct engine *e, struct detached *d);
 struct call *op_detach(struct call *c, size_t room);
+int op_full(const struct call *c, size_t room);
 void op_complete(struct call *c);
 void collect_done(struct engine *e);
 void take_finished(struct engine *e);

@@ -7,13 +7,17 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 
 import pytest
 
 from tests.tools.nfs3 import (
+    EXCLUSIVE,
+    EXIST,
     GUARDED,
+    NF3FIFO,
     UNSTABLE,
     Nfs3,
     Proc,
@@ -27,7 +31,7 @@ from tests.tools.nfs3 import (
     pack_WRITE3args,
     unpack_result,
 )
-from tests.tools.rpc import LAST_FRAGMENT, Call, Tcp, receive, unpack_reply
+from tests.tools.rpc import LAST_FRAGMENT, Call, Tcp, auth_sys, exchange, receive, unpack_reply
 from tests.tools.servers import wait_until
 
 from .conftest import Spot
@@ -105,6 +109,7 @@ def answered_before(nfs: Nfs3, slow: list[Call], quick: Call) -> int:
 
 
 WAITS_S = 0.2     # a disk that is busy
+LISTED = 6        # directories
 LEARNT = 2        # calls that may block the loop before it knows that the file system is slow
 
 
@@ -157,6 +162,130 @@ def test_getattr_passes_handles_whose_objects_are_not_open(spot: Spot) -> None:
             assert answered_before(client, queries, client.message(Proc.GETATTR, pack_opaque(file))) <= LEARNT
 
 
+@dataclass(frozen=True)
+class Change:
+    """A procedure, the system call that it waits in, its arguments and what it leaves behind."""
+
+    call: str
+    before: Callable[[Spot, bytes], object]          # local, for a name
+    args: Callable[[Spot, bytes, bytes], bytes]      # of the name, whose handle is the third
+    after: Callable[[Spot, bytes], bool]
+
+
+def there(spot: Spot, name: bytes) -> bool:
+    return spot.local(name).is_symlink() or spot.local(name).exists()
+
+
+def gone(spot: Spot, name: bytes) -> bool:
+    return not there(spot, name)
+
+
+def nothing(spot: Spot, name: bytes) -> None:
+    """The change makes it."""
+
+
+def full(spot: Spot, name: bytes) -> None:
+    spot.local(name).write_bytes(b"data")
+
+
+NEW = bytes(24)   # sattr3 that sets nothing
+CHANGES = {
+    "CREATE": Change("utimensat", nothing, lambda s, n, h: pack_CREATE3args(s.fh, n, EXCLUSIVE, b"verifier"), there),
+    "MKDIR": Change("mkdirat", nothing, lambda s, n, h: pack_diropargs3(s.fh, n) + NEW, there),
+    "SYMLINK": Change("symlinkat", nothing, lambda s, n, h: pack_diropargs3(s.fh, n) + NEW + pack_opaque(b"target"),
+                      lambda s, n: os.readlink(s.local(n)) == "target"),
+    "MKNOD": Change("mknodat", nothing, lambda s, n, h: pack_diropargs3(s.fh, n) + struct.pack(">I", NF3FIFO) + NEW, there),
+    "REMOVE": Change("unlinkat", full, lambda s, n, h: pack_diropargs3(s.fh, n), gone),
+    "RMDIR": Change("unlinkat", lambda s, n: s.local(n).mkdir(), lambda s, n, h: pack_diropargs3(s.fh, n), gone),
+    "RENAME": Change("renameat", full, lambda s, n, h: pack_diropargs3(s.fh, n) + pack_diropargs3(s.fh, b"to-" + n),
+                     lambda s, n: gone(s, n) and there(s, b"to-" + n)),
+    "LINK": Change("linkat", full, lambda s, n, h: pack_opaque(h) + pack_diropargs3(s.fh, b"to-" + n),
+                   lambda s, n: s.local(n).stat().st_nlink == 2),
+    "SETATTR": Change("ftruncate", full, lambda s, n, h: pack_SETATTR3args(h, Sattr3(size=2, mode=0o400), None),
+                      lambda s, n: s.local(n).read_bytes() == b"da"),
+}
+
+
+def handle_if(spot: Spot, change: Change, name: bytes) -> bytes:
+    """Of what is there before the change."""
+    return b"" if change.before is nothing else spot.nfs.lookup(spot.fh, name).must().h
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("proc", CHANGES)
+def test_getattr_passes_changes_that_wait_for_the_disk(spot: Spot, proc: str) -> None:
+    """Once a change has blocked, those that follow are done in the pool, each once; what they say is what a quick one says."""
+    change, names = CHANGES[proc], [b"name%d" % i for i in range(8)]
+    for name in names:
+        change.before(spot, name)
+    handles = [handle_if(spot, change, name) for name in names]
+    slow = [spot.nfs.message(Proc[proc], change.args(spot, name, fh)) for name, fh in zip(names, handles, strict=True)]
+    with slowed(spot, change.call, WAITS_S):
+        assert answered_before(spot.nfs, slow, spot.nfs.message(Proc.GETATTR, pack_opaque(spot.fh))) <= LEARNT
+    assert [name for name in names if not change.after(spot, name)] == []
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("proc", ["MKDIR", "REMOVE", "RENAME", "SETATTR"])
+def test_a_change_that_waits_has_the_attributes_from_before_and_after(spot: Spot, proc: str) -> None:
+    """wcc_data of a change in the pool: nobody else's change lies between the two."""
+    change = CHANGES[proc]
+    for name in (b"first", b"second"):
+        change.before(spot, name)
+    handles = {name: handle_if(spot, change, name) for name in (b"first", b"second")}
+    with slowed(spot, change.call, WAITS_S):
+        for name in (b"first", b"second"):
+            before = spot.nfs.getattr(handles[name] if proc == "SETATTR" else spot.fh).must().a
+            body = exchange(spot.nfs.transport, spot.nfs.message(Proc[proc], change.args(spot, name, handles[name]))).body
+            res = unpack_result(Proc[proc], body).must()
+            assert res.wcc.before is not None and res.wcc.after is not None
+            assert (res.wcc.before.mtime, res.wcc.before.ctime) == (before.mtime, before.ctime)
+            assert res.wcc.after == spot.nfs.getattr(handles[name] if proc == "SETATTR" else spot.fh).must().a
+
+
+@pytest.mark.root
+def test_a_change_that_waits_may_fail_and_its_retransmission_is_answered_alike(spot: Spot) -> None:
+    """The entry in the duplicate request cache stands while a thread has the call: sent again it is dropped, then replayed."""
+    spot.local(b"there").mkdir()
+    fails = spot.nfs.message(Proc.MKDIR, pack_diropargs3(spot.fh, b"there") + NEW)
+    makes = spot.nfs.message(Proc.MKDIR, pack_diropargs3(spot.fh, b"new") + NEW)
+    with slowed(spot, "mkdirat", WAITS_S):
+        spot.nfs.mkdir(spot.fh, b"first").must()
+        for message in (fails, makes, fails, makes):
+            spot.nfs.transport.send(message.pack())
+        replies = {reply.xid: reply.body for reply in (unpack_reply(spot.nfs.transport.recv()) for _ in range(2))}
+        assert unpack_result(Proc.MKDIR, replies[fails.xid]).status == EXIST
+        assert unpack_result(Proc.MKDIR, replies[makes.xid]).ok
+        for message in (fails, makes):
+            assert exchange(spot.nfs.transport, message).body == replies[message.xid]
+
+
+@pytest.mark.root
+def test_who_makes_it_is_its_owner_also_in_the_pool(spot: Spot) -> None:
+    """Two users in turn: each change runs as its own caller."""
+    spot.path.chmod(0o777)
+    users = [spot.nfs.as_(auth_sys(uid, uid)) for uid in (1001, 1002)]
+    calls = [users[i % 2].message(Proc.MKDIR, pack_diropargs3(spot.fh, b"of%d" % i) + NEW) for i in range(6)]
+    with slowed(spot, "mkdirat", WAITS_S):
+        answered_before(spot.nfs, calls, spot.nfs.message(Proc.GETATTR, pack_opaque(spot.fh)))
+    assert [spot.local(b"of%d" % i).stat().st_uid for i in range(6)] == [1001, 1002] * 3
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("proc", ["READDIR", "READDIRPLUS"])
+def test_getattr_passes_directories_that_are_read_from_the_disk(spot: Spot, proc: str) -> None:
+    """Once one has blocked, the next are read in the pool first.  (That they are in memory then is the kernel's part.)"""
+    for i in range(LISTED):
+        (spot.local(b"dir%d" % i) / f"entry{i}").mkdir(parents=True)
+    dirs = [spot.nfs.lookup(spot.fh, b"dir%d" % i).must().h for i in range(LISTED)]
+    args = [pack_opaque(fh) + bytes(16) + struct.pack(">2I", 4096, 4096)[:4 if proc == "READDIR" else 8] for fh in dirs]
+    lists = [spot.nfs.message(Proc[proc], arg) for arg in args]
+    with slowed(spot, "getdents64", WAITS_S):
+        assert answered_before(spot.nfs, lists[:-1], spot.nfs.message(Proc.GETATTR, pack_opaque(spot.fh))) <= LEARNT
+        res = unpack_result(Proc[proc], exchange(spot.nfs.transport, lists[-1]).body)
+    assert {entry.name for entry in res.must().entries} == {b".", b"..", b"entry%d" % (LISTED - 1)}
+
+
 @pytest.mark.root
 def test_link_is_durable_in_the_directory_and_in_the_file(spot: Spot) -> None:
     """The file's link count is as much part of LINK as the name is (RFC 1813 section 4.8)."""
@@ -184,7 +313,7 @@ def test_changes_of_a_batch_share_one_fsync(spot: Spot) -> None:
     creates, transport = [spot.nfs.message(Proc.CREATE, arg) for arg in args], spot.nfs.transport
     assert isinstance(transport, Tcp)
     records = b"".join(struct.pack(">I", LAST_FRAGMENT | len(packed)) + packed for packed in (call.pack() for call in creates))
-    with slowed(spot, "fsync,fdatasync,syncfs", 0.001):
+    with slowed(spot, "fsync,fdatasync,syncfs", WAITS_S):
         transport.raw(records)
         replies = [unpack_reply(transport.recv()) for _ in creates]
     assert all(unpack_result(Proc.CREATE, reply.body).status == 0 for reply in replies)

@@ -111,10 +111,10 @@ class OneWorker:
         args = GetfhArgs(expid, path, Address.of("127.0.0.1", 700), cred, vers=vers)
         return Unpacker(self.ask(Flag.GETFH, pack_getfh_args(args))).unpack_opaque(64)
 
-    def tcp(self) -> Tcp:
-        """A connection of ours, whose other end the worker has."""
+    def tcp(self, source: str = "") -> Tcp:
+        """A connection of ours (from address `source`), whose other end the worker has."""
         address = self._listener.getsockname()
-        transport = Tcp((address[0], address[1]))
+        transport = Tcp((address[0], address[1]), source=source)
         accepted, peer = self._listener.accept()
         with accepted:
             self.ask(Flag.ADDSOCK, pack_nfsd_args(NfsdArgs(Address.of(*peer), 0)), [accepted.fileno()])
@@ -143,6 +143,11 @@ class OneWorker:
             self._kill()
         assert status == 0, f"exit status {status}\n{self.log()}"
         assert "Traceback" not in self.log(), self.log()
+
+    def kill(self) -> None:
+        """Instead of stop(): whatever it has under way is lost."""
+        self.stopped = True
+        self._kill()
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError):
