@@ -28,6 +28,7 @@ u64 *vn_row(void);
 u64 *vn_state(void);
 void vn_tick(u32 now_s, u64 now_ns);
 void vn_tell(void);
+void vn_connected(void);
 void vn_sweep(u32 now_s, u32 idle_s, u32 count);
 int vn_set_title(unsigned long start, unsigned long end, const char *title);
 void vn_errno_table(const int *table);

@@ -33,6 +33,7 @@ struct job {
 };
 
 /* work.c */
+extern atomic_int flushing; /* files that wait for it */
 void do_flush(struct job *j);
 void do_timed_write(struct job *j);
 void do_change(struct job *j);

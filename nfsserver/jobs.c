@@ -157,12 +157,14 @@ int pool_deed(struct call *c, const struct deed *w)
 void pool_flush(int fd, i32 fs)
 {
 	struct job *j = malloc(sizeof *j);
-	if (!j || !pool_threads()) {
+	u64 waiting = (u64)atomic_fetch_add(&flushing, 1);
+	if (!j || !pool_threads() || waiting >= W.max_files / 16) { /* their descriptors are nobody's else: no more than a few */
 		struct job here = { .kind = JOB_FLUSH, .fd = fd };
 		free(j);
 		if (!(j = malloc(sizeof *j))) { /* no memory at all: the report is lost, so say that data may be */
 			verifier_change();
 			close(fd);
+			atomic_fetch_sub(&flushing, 1);
 			return;
 		}
 		*j = here;

@@ -125,7 +125,8 @@ int obj_drop_oldest(void)
 u32 objs_allowed(u32 exports)
 {
 	u64 others = exports + W.row[S_CONNECTIONS] + W.row[S_FDS_READ] + W.row[S_FDS_WRITE];
-	u64 left = W.max_files > others + MIN_OBJS ? W.max_files - others : MIN_OBJS;
+	u64 least = W.max_files / 8 < MIN_OBJS ? W.max_files / 8 : MIN_OBJS;
+	u64 left = W.max_files > others + least ? W.max_files - others : least;
 	return left < W.max_objs ? (u32)left : W.max_objs;
 }
 
@@ -188,16 +189,27 @@ void vn_sweep(u32 now_s, u32 idle_s, u32 count)
 	}
 }
 
-/* Makes room for another data descriptor: those of objects that others were used after are closed, a few at a time. */
+/* Makes room for another data descriptor: those of objects that others were used after are closed, a few at a time; and where all
+ * descriptors together are too many, the objects that were used longest ago go. */
 void spare_data(void)
 {
 	static u32 hand;
+	for (int i = 0; i < 2 && W.n_objs > objs_allowed(W.n_exps) && obj_drop_oldest(); i++)
+		;
 	for (u32 i = 0; i < 512 && W.objs_used && W.row[S_FDS_READ] + W.row[S_FDS_WRITE] >= W.max_data; i++) {
 		hand = (hand + 1) % W.objs_used;
 		struct obj *b = &W.objs[hand];
 		if (b->used && !b->pins && b->touched != W.now_s)
 			obj_close_data((i32)hand);
 	}
+}
+
+/* There is one connection more: what it takes is given up by objects, a few at a time. */
+void vn_connected(void)
+{
+	spare_data();
+	for (int i = 0; i < 4 && W.n_objs > objs_allowed(W.n_exps) && obj_drop_oldest(); i++)
+		;
 }
 
 /* Attributes of the object; ERR_STALE when it was removed. */

@@ -13,6 +13,8 @@ static u64 rounded_down_files(void)
 	return r.rlim_cur;
 }
 
+#define SPARE_FILES 48 /* at least: the worker's own, connections that come, and what calls open for themselves */
+
 /* Maps the state file, takes the slot, reads nothing.  Returns 0 or an errno. */
 int vn_init(int state_fd, u32 slot, const u8 key[16], u32 max_objs, int root, int harden)
 {
@@ -21,7 +23,7 @@ int vn_init(int state_fd, u32 slot, const u8 key[16], u32 max_objs, int root, in
 	u64 files = rounded_down_files();
 	if (max_objs > files / 2) /* the other half: open files, and connections */
 		max_objs = (u32)(files / 2);
-	W.max_files = files - files / 8; /* what is left is for connections that come, and for the calls' own */
+	W.max_files = files / 8 > SPARE_FILES ? files - files / 8 : files > 2 * SPARE_FILES ? files - SPARE_FILES : files / 2;
 	W.max_data = files / 4 > 4096 ? 4096 : (u32)(files / 4);
 	void *m = mmap(NULL, STATE_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, state_fd, 0);
 	if (m == MAP_FAILED)

@@ -25,11 +25,14 @@ ssize_t write_all(int fd, const u8 *data, u32 count, u64 offset)
 }
 
 /* The last look at a file with unstable data that leaves the cache. */
+atomic_int flushing;
+
 void do_flush(struct job *j)
 {
 	if (fdatasync(j->fd) && sync_lost(errno))
 		verifier_change();
 	close(j->fd);
+	atomic_fetch_sub(&flushing, 1);
 	atomic_fetch_sub((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
 	free(j);
 }

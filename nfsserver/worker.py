@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import select
 import signal
 import socket
@@ -60,6 +61,7 @@ MAX_OBJECTS = 16384     # 3 MB of table when all are used, and up to three descr
 STALL_S = 2.0           # a call waits so long for the export table of its generation, then it is JUKEBOX
 PARKED_ROOM = 1024      # of the reply of a call that waits for its caller's groups; it grows if need be
 THREADS = 8             # for what may wait for a disk: six for one file system; three write, two sync one and four any (pool.c)
+OWN_FILES = 64          # descriptors that no connection gets: the worker's own, some 20, and room to take one more
 GARBAGE_ARGS = 4
 FHOPEN_WRITE = 2        # a bit of FhopenArgs.mode
 
@@ -83,7 +85,8 @@ class Worker:
         self._stopping = False
         self._waiting: dict[int, Raw] = {}   # the rows of calls that wait, by number
         versions = {2: nfs2(self._answer)} if v2 else {}
-        self._server = Server([Program(NFS_PROGRAM, {**versions, 3: nfs3(self._answer)})], limits=Limits())
+        programs = [Program(NFS_PROGRAM, {**versions, 3: nfs3(self._answer)})]
+        self._server = Server(programs, limits=Limits(max_conns=_max_connections()))
         if acl:
             self._server.add(nfs_acl(self._answer, v2=v2))
         self._relay = MountRelay(self._server)
@@ -337,6 +340,7 @@ class Worker:
             self._connection(sock)
             self._tcp_connections += 1
             self._row[state.S_CONNECTIONS] = self._server.counters()["conns"]
+            lib.vn_connected()
             self._row[state.S_TCPCONN] = self._left[state.S_TCPCONN] + self._tcp_connections
         else:
             sock.close()
@@ -457,6 +461,11 @@ class Worker:
             if error:
                 raise OSError(-error, "trace")
         self._channel.reply(msg)
+
+
+def _max_connections() -> int:
+    """Half of the descriptors that vn_init() got; the others are for exports, objects and open files."""
+    return max(1, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - OWN_FILES) // 2)
 
 
 def _nothing(call: Call, row: Raw) -> None:

@@ -100,9 +100,15 @@ def test_an_export_that_finds_no_descriptor_takes_an_objects(spot: Spot, nth: in
     """Left out of the new table its handles would be STALE until the next one."""
     for number in range(8):
         spot.file(b"%d" % number)
+    others = [spot.server.client(spot.nfs.cred) for _ in range(4)]   # so that each worker has objects
+    for client in others:
+        for number in range(8):
+            client.lookup(spot.fh, b"%d" % number).must()
     generation = spot.server.status()["generation"]
     with injected(spot, "openat", f"error=EMFILE:when={nth}"):
         spot.server.reload(spot.server.exports_file.read_text())
         wait_until(lambda: spot.server.status()["generation"] > generation, deadline_s=10, what="the new table")
         assert spot.nfs.getattr(spot.fh).status == OK
     assert "Too many open files" not in spot.server.log()
+    for client in others:
+        client.close()

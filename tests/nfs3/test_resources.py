@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.tools.nfs3 import Proc, pack_opaque, pack_READ3args, pack_READDIR3args, pack_uints
+from tests.tools.nfs3 import UNSTABLE, Proc, pack_opaque, pack_READ3args, pack_READDIR3args, pack_uints
 from tests.tools.rpc import Call, Tcp, exchange
 from tests.tools.servers import OURS, ServerSet, wait_until
 
-from .conftest import Spot
+from .conftest import CRED, Spot
 
 pytestmark = pytest.mark.skipif(not OURS, reason="looks into our processes")
 NFS3ERR_STALE = 70
@@ -93,6 +93,43 @@ class Scarce(ServerSet):
 
     def command(self) -> list[str]:
         return ["prlimit", f"--nofile={self.FILES}:{self.FILES}", *super().command()]
+
+
+class Few(ServerSet):
+    """One worker with few descriptors."""
+
+    FILES = 256
+
+    def __init__(self, directory: Path, exports: str) -> None:
+        super().__init__(directory, exports, workers=1)
+
+    def command(self) -> list[str]:
+        return ["prlimit", f"--nofile={self.FILES}:{self.FILES}", *super().command()]
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="sets a limit with prlimit(1)")
+def test_newcomers_are_served_when_descriptors_run_out(tmp_path: Path) -> None:
+    """F25: more connections than descriptors, beside as many objects with open files: the ones that are idle make room, nobody
+    is refused, and the worker stays."""
+    for name in ("data", "server"):
+        (tmp_path / name).mkdir()
+    for number in range(Few.FILES):
+        (tmp_path / "data" / str(number)).write_bytes(b"data")
+    with Few(tmp_path / "server", f'"{tmp_path / "data"}" 127.0.0.0/8(rw,no_root_squash,insecure)\n') as server:
+        workers, top = server.worker_pids(), server.root(tmp_path / "data")
+        with closing(server.client(CRED)) as nfs:
+            files = [nfs.lookup(top, b"%d" % number).must().h for number in range(Few.FILES)]
+            for file in files:
+                nfs.read(file).must()
+                nfs.write(file, b"data", stable=UNSTABLE).must()
+        clients = []
+        for number in range(Few.FILES * 2):
+            clients.append(server.client(CRED, source=f"127.0.0.{2 + number % 50}"))
+            assert clients[-1].read(files[number % Few.FILES]).must().data == b"data"
+        for client in clients:
+            client.close()
+        assert server.worker_pids() == workers
+        assert "Too many open files" not in server.log() and "truncated packet" not in server.log()
 
 
 @pytest.mark.skipif(shutil.which("prlimit") is None, reason="sets a limit with prlimit(1)")
