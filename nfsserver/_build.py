@@ -140,7 +140,7 @@ void vn_errno_table(const int *);
 # From the ground up, as in parts.h.
 SOURCES = [f"nfsserver/{name}.c" for name in (
     "siphash", "worker", "sync", "locks", "grant", "ident", "drc", "handle", "fsid", "fs", "deed", "work", "pool", "jobs",
-    "cold", "obj", "removable", "path", "export", "args", "fh", "rights", "open", "attr", "v2_result", "reply",
+    "cold", "obj", "removable", "path", "export", "args", "covered", "fh", "rights", "open", "attr", "v2_result", "reply",
     "users", "cluster", "change", "data", "facts", "make", "webnfs", "names", "dir", "acl", "v2", "done", "gate",
     "getfh", "rows", "start", "trace")]
 

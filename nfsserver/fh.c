@@ -2,6 +2,7 @@
 #include "fh.h"
 
 enum { STRAYED = -1 }; /* of an object with subtree_check: its handle is opened anew, by which it may be found elsewhere */
+enum { COVERED = -2 }; /* a mount point, and the export does not cross */
 
 /* An object for an O_PATH descriptor, which is taken.  `parent` gives the chain of the path scheme; -1 for an export's root. */
 int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out)
@@ -122,7 +123,7 @@ static int meet_fs(struct call *c, i32 dir, int fd, i32 *fs)
 	return ident_become(c->ident) ? ERR_JUKEBOX : 0;
 }
 
-/* Attributes and file system of what was found in `dir` and is open as `fd`.  0, nfsstat3. */
+/* Attributes and file system of what was found in `dir` and is open as `fd`.  0, nfsstat3, COVERED. */
 static int place_found(struct call *c, i32 dir, int fd, int dotdot, i32 *fs, struct stat *st)
 {
 	i32 exp = W.objs[dir].exp;
@@ -135,7 +136,7 @@ static int place_found(struct call *c, i32 dir, int fd, int dotdot, i32 *fs, str
 		return 0;
 	*fs = fs_of_dev(st->st_dev);
 	if (!(W.exps[exp].flags & EX_CROSSMNT) && !(dotdot && *fs >= 0))
-		return ERR_ACCES; /* a file system is mounted here, and the export does not cross (crossmnt) */
+		return dotdot ? ERR_ACCES : COVERED; /* a file system is mounted here, and the export does not cross (crossmnt) */
 	return *fs >= 0 ? 0 : meet_fs(c, dir, fd, fs);
 }
 
@@ -159,6 +160,22 @@ static int parent_by_path(i32 dir, i32 fs, int fd, const struct stat *st, i32 *o
 	return o < 0 ? ERR_JUKEBOX : 0;
 }
 
+/* A mount point where the export does not cross (crossmnt): the directory itself, as from a kernel server.  ERR_ACCES where there is no way
+ * to it. */
+static int what_is_covered(struct call *c, i32 dir, const char *name, i32 *out, struct stat *st)
+{
+	i32 exp = W.objs[dir].exp, fs = W.objs[dir].fs;
+	if (by_path(exp, fs) || (W.root && ident_root()))
+		return ERR_ACCES;
+	int fd = open_covered(dir, name, st);
+	if (ident_become(c->ident)) {
+		if (fd >= 0)
+			close(fd);
+		return ERR_JUKEBOX;
+	}
+	return fd < 0 ? ERR_ACCES : obj_from_fd(exp, fs, dir, fd, st, out);
+}
+
 /* Looks `name` up in directory `dir` as the identity in force.  *st has the object's attributes.  0 or nfsstat3. */
 int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct stat *st)
 {
@@ -178,6 +195,8 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 		return status_of(errno);
 	if ((status = place_found(c, dir, fd, dotdot, &fs, st))) {
 		close(fd);
+		if (status == COVERED)
+			return what_is_covered(c, dir, name, out, st);
 		return status;
 	}
 	return dotdot && by_path(exp, fs) ? parent_by_path(dir, fs, fd, st, out) : obj_from_fd(exp, fs, dir, fd, st, out);

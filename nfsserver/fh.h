@@ -38,4 +38,7 @@ int is_export_root(i32 exp, const struct stat *st);
 int climb_to_root(i32 exp, int fd, u8 up[MAX_DEPTH]);
 int chain_of(i32 dir, u8 chain[MAX_DEPTH]);
 int open_path_scheme(const struct export *e, const u8 *fh);
+
+/* covered.c */
+int open_covered(i32 dir, const char *name, struct stat *st);
 #endif
