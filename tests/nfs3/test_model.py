@@ -393,7 +393,7 @@ class Model(RuleBasedStateMachine):
             names = {entry.name for entry in self.as_(caller).list(fh, count=512)}
             assert names == {b".", b"..", *os.listdir(self.twin.path(where))}
         elif allowed:
-            for entry in self.nfs.list(fh, plus=True, count=1024):
+            for entry in self.as_(caller).list(fh, plus=True, count=1024):
                 if entry.name not in (b".", b"..") and entry.attr is not None and entry.fh is not None:
                     self.compare(entry.attr, (*where, entry.name))
                     assert self.nfs.getattr(entry.fh).must().a.fileid == entry.fileid
