@@ -10,12 +10,14 @@ import pytest
 from nfssvc_shim import state
 from tests.tools.nfs3 import UNSTABLE, Nfs3, Proc, Res, pack_COMMIT3args, pack_opaque, unpack_result
 from tests.tools.rpc import Call, receive
+from tests.tools.servers import wait_until
 from tests.tools.worker import OneWorker, export_of
 
 from .test_mistakes import slowed
 
 EXPORT = 1
 SLOW_S = 1.0
+DEADLINE_S = 30.0
 
 
 @contextmanager
@@ -47,8 +49,10 @@ def ended(nfs: Nfs3, message: Call) -> Res:
 @pytest.mark.root
 def test_a_commit_does_not_answer_for_what_was_written_after_it_began(tmp_path: Path) -> None:
     """Until the second COMMIT is done, the worker's death must change the write verifier: S_UNSYNCED says so."""
-    with one_file(tmp_path) as (worker, nfs, fh), slowed(worker, tmp_path / "log", "fsync", SLOW_S):
+    log = tmp_path / "log"
+    with one_file(tmp_path) as (worker, nfs, fh), slowed(worker, log, "fsync", SLOW_S):
         first = begin(nfs, fh, nfs.message(Proc.COMMIT, pack_COMMIT3args(fh, 0, 0)))
+        wait_until(lambda: "fsync(" in log.read_text(), deadline_s=DEADLINE_S, what="the first COMMIT's fsync")
         nfs.write(fh, b"second", stable=UNSTABLE).must()
         second = begin(nfs, fh, nfs.message(Proc.COMMIT, pack_COMMIT3args(fh, 0, 0)))
         ended(nfs, first).must()
