@@ -347,6 +347,7 @@ class Server:
         lib.rpc_close(self.engine, conn)
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
+        """Calls back after `delay_s`.  The loop's thread only, or before run(): nothing guards the deadline the loop waits by."""
         timer = Timer(callback)
         heapq.heappush(self._timers, (time.monotonic() + delay_s, next(self._order), timer))
         self._set_deadline()

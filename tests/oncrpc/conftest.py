@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -46,8 +47,20 @@ class Small:
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(path)
         self.server.listen(unix)
+        self._soon: deque[Callable[[], None]] = deque()
+        self._asked, self._asks = socket.socketpair()
+        self.server.on_readable(self._asked.fileno(), self._run_soon)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        """The server's thread calls back: call_later() is for that thread alone."""
+        self._soon.append(callback)
+        self._asks.send(b"!")
+
+    def _run_soon(self) -> None:
+        self._asked.recv(1)
+        self._soon.popleft()()
 
     def slow(self, request: Request) -> _Later:
         """Answers 10 ms later, by a timer."""
@@ -76,6 +89,8 @@ class Small:
             if pending._call is not None:
                 pending.drop()
         self.server.free()
+        self._asked.close()
+        self._asks.close()
 
 
 def who(request: Request) -> bytes:

@@ -413,8 +413,7 @@ def test_reply_to_a_connection_that_died_goes_nowhere(small: Small) -> None:
     second = Tcp(small.address)  # takes the same place in the table
     exchange(second, Call(PROG, 3, 0))
     until(lambda: small.counters()["conns"] == 1)
-    small.server.call_later(0, lambda: small.held[0].reply(b"for the first"))
-    small.server.wake()
+    small.soon(lambda: small.held[0].reply(b"for the first"))
     until(lambda: small.counters()["detached_now"] == 0)
     assert exchange(second, Call(PROG, 3, ECHO, b"second")).body == b"second"
     second.sock.settimeout(0.05)
@@ -450,8 +449,7 @@ def test_one_address_cannot_have_all_calls_that_wait(small: Small, stays: bool) 
     other.send(call.pack())
     until(lambda: "127.0.0.2" in small.held_for)
     assert len(small.held) < 1024
-    small.server.call_later(0, lambda: answer_all(small))
-    small.server.wake()
+    small.soon(lambda: answer_all(small))
     assert receive(other, call.xid).body == b"waited"
     if stays:
         for transport in greedy:
