@@ -1,9 +1,11 @@
 """Exports are enforced on every call: read-only, client addresses, ports, reload (attacks B11, B17, C05)."""
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from contextlib import closing
+from typing import TypeVar
 
 import pytest
 
@@ -19,6 +21,7 @@ from tests.tools.nfs3 import (
     PERM,
     ROFS,
     STALE,
+    Mount,
     Nfs3,
     Res,
     Sattr3,
@@ -27,6 +30,8 @@ from tests.tools.rpc import ROOT
 from tests.tools.servers import ServerSet, wait_until
 
 from .conftest import CRED, Exports, Spot
+
+Client = TypeVar("Client", Mount, Nfs3)
 
 WRITES = ACCESS_MODIFY | ACCESS_EXTEND | ACCESS_DELETE
 
@@ -103,12 +108,14 @@ def test_client_address_decides_over_udp_too(server: ServerSet, exports: Exports
         assert stranger.getattr(top).status in (ACCES, STALE, PERM, BADHANDLE)
 
 
-def _reserved_port_client(server: ServerSet) -> Nfs3:
+def _from_reserved_port(connect: Callable[[int], Client]) -> Client:
+    """`connect` with the first port that only root may have and nobody else has now."""
     for port in range(1023, 600, -1):
         try:
-            return server.client(ROOT, source="127.0.0.1", source_port=port)
-        except OSError:
-            continue
+            return connect(port)
+        except OSError as e:
+            if e.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL):
+                raise
     raise AssertionError("no reserved port is free")
 
 
@@ -117,8 +124,9 @@ def _reserved_port_client(server: ServerSet) -> Nfs3:
 def test_secure_export_refuses_calls_from_high_ports(server: ServerSet, exports: Exports, call: str) -> None:
     """B11: PERM as the kernel server answers; also for handles that were found from a reserved port."""
     (exports.base / "secure" / "file").write_bytes(b"content")
-    with closing(_reserved_port_client(server)) as low, closing(server.client(ROOT)) as high:
-        mount = server.mount(source="127.0.0.1", source_port=low.transport.sock.getsockname()[1] - 300)  # type: ignore[attr-defined]
+    with (closing(_from_reserved_port(lambda port: server.client(ROOT, source="127.0.0.1", source_port=port))) as low,
+          closing(server.client(ROOT)) as high):
+        mount = _from_reserved_port(lambda port: server.mount(source="127.0.0.1", source_port=port))
         top = mount.mnt(os.fsencode(exports.base / "secure")).fh
         mount.transport.close()
         fh = low.lookup(top, b"file").must().h
