@@ -11,10 +11,10 @@ import pytest
 
 from tests.nfsserver.test_fsid import Disks, disks  # noqa: F401
 from tests.tools.nfs3 import Nfs3
-from tests.tools.nfsacl import ACL, DEFAULT, DEFAULT_COUNT, GROUP_OBJ, IS_DEFAULT, MASK, OTHER, USER, USER_OBJ, NfsAcl
+from tests.tools.nfsacl import ACL, DEFAULT_COUNT, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, NfsAcl
 from tests.tools.worker import OneWorker, export_of
 
-from .conftest import RW, Spot
+from .conftest import RW
 
 pytestmark = pytest.mark.root
 
@@ -28,40 +28,29 @@ def xattr(entries: tuple[tuple[int, int, int], ...]) -> bytes:
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", tag, perm, id_ or 0xFFFFFFFF) for tag, id_, perm in entries)
 
 
-def test_an_acl_shows_at_once_and_is_gone_at_once_however_fast_they_follow(spot: Spot) -> None:
-    """Local changes, many in one tick of the file system's clock."""
-    fh, place = spot.file(), spot.path / "file"
-    for _ in range(200):
-        assert spot.acl.getacl(fh, ACL).count == 4
-        os.setxattr(place, ACCESS_XATTR, xattr(FIVE))
-        assert spot.acl.getacl(fh, ACL).count == 5
-        os.removexattr(place, ACCESS_XATTR)
-
-
-def test_a_default_acl_shows_at_once_and_is_gone_at_once(spot: Spot) -> None:
-    fh, place = spot.dir(), spot.path / "dir"
-    for _ in range(200):
-        assert spot.acl.getacl(fh, DEFAULT_COUNT).default_count == 0
-        os.setxattr(place, DEFAULT_XATTR, xattr(FIVE))
-        assert [kind for kind, _, _ in spot.acl.getacl(fh, DEFAULT).default] == [kind | IS_DEFAULT for kind, _, _ in FIVE]
-        os.removexattr(place, DEFAULT_XATTR)
-
-
 def test_an_acl_shows_at_once_where_ctimes_are_whole_seconds(disks: Disks, tmp_path: Path) -> None:  # noqa: F811
     """ext4 with small inodes: the ctime does not tell that an ACL came or went within its second."""
-    place, file = tmp_path / "mnt", tmp_path / "mnt" / "file"
+    place, file, directory = (tmp_path / name for name in ("mnt", "mnt/file", "mnt/dir"))
     for made in (place, tmp_path / "server"):
         made.mkdir()
     disks.mount(disks.image("coarse", "mkfs.ext4", "-q", "-I", "128"), place)
     file.touch()
+    directory.mkdir()
     with OneWorker(tmp_path / "server", [export_of(place, RW)]) as worker:
         transport = worker.tcp()
-        acl, fh = NfsAcl(transport), Nfs3(transport).lookup(worker.root(RW), b"file").must().h
+        acl, nfs = NfsAcl(transport), Nfs3(transport)
+        of_file, of_dir = (nfs.lookup(worker.root(RW), os.fsencode(path.name)).must().h for path in (file, directory))
+
+        def counts() -> tuple[int, int]:
+            return acl.getacl(of_file, ACL).count, acl.getacl(of_dir, DEFAULT_COUNT).default_count
+
         for _ in range(50):
-            assert acl.getacl(fh, ACL).count == 4
+            assert counts() == (4, 0)
             os.setxattr(file, ACCESS_XATTR, xattr(FIVE))
-            assert acl.getacl(fh, ACL).count == 5
+            os.setxattr(directory, DEFAULT_XATTR, xattr(FIVE))
+            assert counts() == (5, 5)
             os.removexattr(file, ACCESS_XATTR)
+            os.removexattr(directory, DEFAULT_XATTR)
         transport.close()
 
 
