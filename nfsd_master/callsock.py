@@ -9,6 +9,7 @@ else: then it comes here, with that question unread.  The loop waits there, so t
 """
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import socket
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from nfssvc_shim._nfssvc import ffi as _ffi
 from nfssvc_shim._nfssvc import lib as _lib
 
-from nfssvc_shim.channel import Channel, Message, ProtocolError
+from nfssvc_shim.channel import Channel, DescriptorsDropped, Message, ProtocolError
 from nfssvc_shim.flags import Nfssvc
 from nfssvc_shim.state import State
 
@@ -137,6 +138,12 @@ class CallSocket:
             return
         except EOFError:
             self.drop(client, "closed")
+            return
+        except DescriptorsDropped as exc:
+            if self.may(client, exc.message.flag):
+                self.drop(client, str(exc))
+            else:
+                self.reply(client, exc.message, errno=errno.EPERM)
             return
         except (ProtocolError, OSError, MemoryError) as exc:
             self.drop(client, str(exc))

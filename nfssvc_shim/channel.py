@@ -41,6 +41,14 @@ class Message:
     errno: int = 0
 
 
+class DescriptorsDropped(ProtocolError):
+    """The peer sent descriptors that are not taken from him; `message` is what they came with."""
+
+    def __init__(self, message: Message) -> None:
+        super().__init__("descriptors from who may send none")
+        self.message = message
+
+
 class Channel:
     """One end of the channel over a connected SOCK_SEQPACKET socket, blocking or not as the socket is.
 
@@ -86,6 +94,8 @@ class Channel:
             data, ancillary, flags, _ = self.sock.recvmsg(HEADER.size + MAX_INLINE, self._fd_room, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError as exc:  # the peer ended with messages of ours unread
             raise EOFError("the peer closed the channel") from exc
+        if not self._fd_room and flags & socket.MSG_CTRUNC:
+            raise DescriptorsDropped(_decode(data, flags & ~socket.MSG_CTRUNC, []))
         fds = _descriptors(ancillary)
         try:
             return _decode(data, flags, fds), fds
