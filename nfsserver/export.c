@@ -155,7 +155,7 @@ static void obj_move(i32 o)
 	}
 	if (b->exp < 0)
 		b->exp = (i32)W.n_exps;
-	obj_drop(o);
+	obj_retire(o);
 }
 
 void exp_commit(u32 generation)

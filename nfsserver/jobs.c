@@ -195,9 +195,9 @@ void job_returned(i32 o, i32 o2)
 {
 	n_pending--;
 	if (o >= 0)
-		W.objs[o].pins--;
+		obj_unpin(o);
 	if (o2 >= 0)
-		W.objs[o2].pins--;
+		obj_unpin(o2);
 }
 
 u64 vn_pending(void) { return n_pending; }

@@ -86,15 +86,24 @@ void obj_keep_fd(i32 o, int fd)
 	lru_first(o);
 }
 
+/* No handle finds it any more. */
+static void unlist(i32 o)
+{
+	i32 *p = &W.hash[W.objs[o].hash % N_OBJ_HASH];
+	if (W.objs[o].unlisted)
+		return;
+	while (*p != o)
+		p = &W.objs[*p].next;
+	*p = W.objs[o].next;
+	W.objs[o].unlisted = 1;
+}
+
 void obj_drop(i32 o)
 {
 	struct obj *b = &W.objs[o];
 	if (!b->used || b->pins)
 		return;
-	i32 *p = &W.hash[b->hash % N_OBJ_HASH];
-	while (*p != o)
-		p = &W.objs[*p].next;
-	*p = b->next;
+	unlist(o);
 	if (b->lent)
 		obj_keep_fd(o, -1);
 	lru_unlink(o);
@@ -106,6 +115,22 @@ void obj_drop(i32 o)
 	b->next = W.obj_free;
 	W.obj_free = o;
 	W.row[S_OBJECTS] = --W.n_objs;
+}
+
+/* Its handle stands for something else from now on: calls that have it pinned go on with it, the next one opens what is there. */
+void obj_retire(i32 o)
+{
+	if (W.objs[o].pins)
+		unlist(o);
+	else
+		obj_drop(o);
+}
+
+/* A call that went to the pool has it no longer. */
+void obj_unpin(i32 o)
+{
+	if (!--W.objs[o].pins && W.objs[o].unlisted)
+		obj_drop(o);
 }
 
 /* Lets go of the object that nobody used for longest; 0: there is none that may go. */

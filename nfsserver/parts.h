@@ -120,6 +120,8 @@ void vn_opened_drop(void);
 /* obj.c: the table of objects */
 i32 obj_find(const u8 *fh, u32 len);
 void obj_drop(i32 o);
+void obj_retire(i32 o);
+void obj_unpin(i32 o);
 void obj_touch(i32 o);
 void obj_close_data(i32 o);
 void spare_data(void);

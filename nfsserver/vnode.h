@@ -100,6 +100,7 @@ struct obj {
 	u8 fhlen, type;          /* type: S_IFMT >> 12 */
 	u8 dirty;                /* unstable writes through wfd that no COMMIT has made safe */
 	u8 used;
+	u8 unlisted;             /* retired while it was pinned: not in the hash, goes with the last pin */
 	u8 lent;                 /* fd is the export's rootfd; then it is not in the LRU list */
 	u32 hash, serial, pins;
 	u32 unstable;            /* how many unstable writes there were: a COMMIT makes those safe that it found */
