@@ -85,14 +85,16 @@ def test_an_object_of_the_old_mount_that_a_call_still_holds_ends_with_it_too(bas
     """A WRITE waits for the disk while the table changes: it is done on the old mount, and what comes after it is not."""
     bind(base / "plain", base / "bound", read_only=False)
     line = f'"{base}/bound" {OPTIONS}'
-    with ServerSet(base / "server", line, workers=1) as server, closing(server.client()) as nfs, closing(server.client()) as other:
+    with ServerSet(base / "server", line, workers=1) as server, closing(server.client()) as nfs, \
+            closing(server.client()) as other:
         top = server.root(base / "bound")
         file = nfs.lookup(top, b"file").must().h
         with slowed(Spot(server, nfs, base / "bound", top), "fdatasync,fsync", SLOW_S):
             waits = nfs.message(Proc.WRITE, pack_WRITE3args(file, 0, b"slow", FILE_SYNC))
             nfs.transport.send(waits.pack())
             take_its_place(base, server, line)
-            wait_until(lambda: other.setattr(top, Sattr3(mode=0o755)).status == ROFS, deadline_s=10, what="the new mount is in force")
+            wait_until(lambda: other.setattr(top, Sattr3(mode=0o755)).status == ROFS, deadline_s=10,
+                       what="the new mount is in force")
             assert changes(other, top, file, b"2") == {ROFS}
             assert unpack_result(Proc.WRITE, receive(nfs.transport, waits.xid).body).status == OK
         assert changes(nfs, top, file, b"3") == {ROFS}

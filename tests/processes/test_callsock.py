@@ -288,8 +288,20 @@ def _with_large_body(nfsd) -> bool:
     return closed(channel)
 
 
+def _with_a_socket(nfsd) -> bool:
+    """Is a question that takes a descriptor, and is for administrators, EPERM, and the descriptor gone?"""
+    read, write = os.pipe()
+    channel = nfsd.connect()
+    try:
+        channel.call(Nfssvc.ADDSOCK, fds=[write])
+    except PermissionError:
+        os.close(write)
+        return select.select([read], [], [], DEADLINE_S)[0] != [] and os.read(read, 1) == b""
+    return False
+
+
 @pytest.mark.root
-@pytest.mark.parametrize("sends", [_with_descriptor, _with_large_body])
+@pytest.mark.parametrize("sends", [_with_descriptor, _with_large_body, _with_a_socket])
 def test_another_user_may_send_no_descriptor(nfsd, sends):
     """close(2) of a file in his FUSE file system would wait for him, and all for the control half; large bodies cost time."""
     nfsd.statedir.parent.chmod(0o755)

@@ -30,7 +30,7 @@ DEADLINE_S = 20.0
 KERB4, FULLNAME, NICKNAME = 4, 0, 1
 VERF = Auth(KERB4, struct.pack(">I", FULLNAME) + b"12 encrypted")
 SHIM = TREE / "nfssvc_shim"
-LIBRARY = [str(SHIM / name) for name in ("copy.c", "xdr.c", "records.c", "channel.c", "bsd44.c", "nfssvc.c")]
+LIBRARY = [str(SHIM / name) for name in ("copy.c", "xdr.c", "records.c", "channel.c", "kept.c", "bsd44.c", "nfssvc.c")]
 
 
 def full_name(ticket: bytes) -> Auth:
