@@ -150,6 +150,7 @@ int durable_open(struct call *c, i32 o, i32 o2, size_t room, struct durable *s, 
 {
 	int err = durable_first(c, s, o), err2 = o2 >= 0 ? durable_second(s, o2) : 0;
 	*d = c;
+	cold_end(c, clock_ns()); /* what waits to be durable ends in a thread, and would say nothing of how long it took here */
 	s->waits = s->fd >= 0 && !err && !err2 && (*d = c->eng->detach(c, room));
 	if (!s->waits) {
 		*d = c;
