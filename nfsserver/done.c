@@ -60,7 +60,11 @@ int vn_done(struct call *c)
 	struct job *j = (void *)(uintptr_t)c->word[0];
 	i32 o = c->obj, o2 = c->obj2;
 	int status = finish(c, j); /* with its objects pinned: it may need others */
-	job_returned(o, o2);
+	if (o >= 0)
+		obj_unpin(o);
+	if (o2 >= 0)
+		obj_unpin(o2);
+	job_returned();
 	free(j->deed);
 	free(j);
 	return status;

@@ -45,5 +45,5 @@ int pool_threads(void);
 void pool_put(struct job *j);
 
 /* jobs.c */
-void job_returned(i32 o, i32 o2);
+void job_returned(void);
 #endif

@@ -190,14 +190,7 @@ int pool_sync(struct call *d, int fd, int datasync) { return submit(d, datasync 
 /* The same with a second descriptor (-1: none); whole: all of fd's file system, and fd is taken. */
 int pool_sync_more(struct call *d, int fd, int fd2, int whole) { return submit(d, whole ? JOB_SYNCFS : JOB_FSYNC, fd, fd2, 0, 0, NULL); }
 
-/* A call is the loop's again, and so are its objects. */
-void job_returned(i32 o, i32 o2)
-{
-	n_pending--;
-	if (o >= 0)
-		obj_unpin(o);
-	if (o2 >= 0)
-		obj_unpin(o2);
-}
+/* A call is the loop's again. */
+void job_returned(void) { n_pending--; }
 
 u64 vn_pending(void) { return n_pending; }
