@@ -29,8 +29,8 @@ static int redo(struct call *c, struct job *j)
 
 static int finish(struct call *c, struct job *j)
 {
-	if (j->took_ns)
-		was_long(j->fs, clock_ns(), j->took_ns, j->blocked);
+	if (j->took_ns && j->blocked)
+		was_long_in_thread(j->fs, clock_ns(), j->took_ns);
 	if (j->kind == JOB_ENTRIES)
 		return V_AGAIN;
 	if (j->kind == JOB_OPEN || j->kind == JOB_NAME)

@@ -107,7 +107,7 @@ void pool_flush(int fd, i32 fs);
 
 /* cold.c: what would keep the loop waiting */
 int is_slow(i32 fs, u64 now_ns);
-void was_long(i32 fs, u64 now_ns, u64 took_ns, int blocked);
+void was_long_in_thread(i32 fs, u64 now_ns, u64 took_ns);
 void cold_begin(const struct call *c, i32 fs);
 void cold_end(const struct call *c, u64 now_ns);
 int wait_for_handle(struct call *c, i32 fs, int mntfd, u32 type, const u8 *bytes, u32 n);

@@ -72,6 +72,7 @@ struct filesystem {
 	u8 path_scheme;   /* kernel handles do not make the round trip here */
 	u8 nowait;         /* how to read without waiting: enum, data.c; 0 unknown */
 	u64 slow_until, watch_until; /* CLOCK_MONOTONIC ns; cold.c */
+	u64 second_ns, blocked_ns; /* when the second began, and for how long its calls blocked; cold.c */
 	u8 writers;        /* does it matter who writes: enum, data.c; 0 unknown */
 	u64 maxfile;       /* largest size of a file, facts.c; 0 unknown */
 	struct keeper keeper;
