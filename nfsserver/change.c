@@ -21,11 +21,9 @@ void deed_hand(const struct call *c, struct deed *w)
 	handed = w;
 }
 
-/* The call is over, or waits for something else. */
+/* The call is over, or waits for something else.  What it left in `handed` goes with the job (done.c). */
 void deed_drop(void)
 {
-	if (handed && handed->made >= 0)
-		close(handed->made);
 	handed_to = NULL;
 	handed = NULL;
 }

@@ -2,8 +2,9 @@
  *
  * Most calls find what they need in memory, and the way to a thread and back (some 10 us) would be most of their price.  So they run in
  * the loop, and the loop looks at how long they took.  A file system whose calls blocked for more than BLOCKED_NS of a second is *slow*
- * for SLOW_FOR after the last that did; while it is, WRITE and changes run in the pool (change.c), READDIR is read there first, and so is an object or a name that
- * the kernel does not have in memory (openat2 RESOLVE_CACHED tells): a thread opens it, then the row runs once more and finds it open.
+ * for SLOW_FOR after the last that did; while it is, WRITE and changes run in the pool (change.c), READDIR is read there first, and so is
+ * an object or a name that the kernel does not have in memory (openat2 RESOLVE_CACHED tells): a thread opens it, then the row runs once
+ * more and finds it open.
  *
  * Blocked is not the same as not scheduled: a call of up to SURE_NS may have lost the processor to another process.  The first of
  * these begins a watch, during which the thread's voluntary switches are counted before and after each call (getrusage(2), 0.2 us). */

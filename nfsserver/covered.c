@@ -5,8 +5,6 @@
  * for any (their *_nfs_get_inode).  Where that does not work (other file systems, no capability) nothing is shown. */
 #include "fh.h"
 
-struct entry { u64 ino; int64_t off; u16 len; u8 type; char name[]; };
-
 #define ROOM 32768
 
 /* The inode number that `name` has in the list of an open directory.  0: it is not there. */
@@ -16,7 +14,7 @@ static u64 number_in(int list, const char *name)
 	u64 found = 0;
 	for (long n; room && !found && (n = syscall(SYS_getdents64, list, room, ROOM)) > 0;)
 		for (long pos = 0; pos < n && !found;) {
-			const struct entry *e = (const void *)(room + pos);
+			const struct linux_dirent *e = (const void *)(room + pos);
 			pos += e->len;
 			found = strcmp(e->name, name) ? 0 : e->ino;
 		}

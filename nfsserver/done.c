@@ -54,6 +54,14 @@ static int finish(struct call *c, struct job *j)
 	return c->state == 3 ? finish_commit(c) : vn_close(c, OK);
 }
 
+/* With what the thread opened and no procedure took. */
+static void deed_free(struct deed *w)
+{
+	if (w && w->made >= 0)
+		close(w->made);
+	free(w);
+}
+
 /* Ends a finished call.  0, the nfsstat3 that vn_fail() shall answer, V_DROP, or V_AGAIN: its row shall run. */
 int vn_done(struct call *c)
 {
@@ -65,7 +73,7 @@ int vn_done(struct call *c)
 	if (o2 >= 0)
 		obj_unpin(o2);
 	job_returned();
-	free(j->deed);
+	deed_free(j->deed);
 	free(j);
 	return status;
 }

@@ -143,8 +143,9 @@ static void keep_lent(void)
 	}
 }
 
-/* Places in the table are another's now.  An object whose export went, or is on another mount, goes, too; a call in the pool may still answer with its
- * attributes, for which there is an empty export behind the last one.  Rights under the new export are the gate's to look at. */
+/* Places in the table are another's now.  An object whose export went, or is on another mount, goes, too; a call in the pool may still
+ * answer with its attributes, for which there is an empty export behind the last one.  Rights under the new export are the gate's to
+ * look at. */
 static void obj_move(i32 o)
 {
 	struct obj *b = &W.objs[o];

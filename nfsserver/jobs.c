@@ -130,6 +130,7 @@ static struct deed *deed_copy(const struct deed *w)
 	if (!d)
 		return NULL;
 	*d = *w;
+	d->made = -1; /* until a thread has made something */
 	if (n)
 		d->name = memcpy(d + 1, w->name, n);
 	if (n2)

@@ -8,6 +8,9 @@
 struct job;
 struct statfs;
 
+/* What getdents64(2) gives. */
+struct linux_dirent { u64 ino; int64_t off; u16 len; u8 type; char name[]; };
+
 /* siphash.c: a keyed hash for short input */
 u64 siphash(const u64 key[2], const void *p, size_t n);
 void siphash128(const u64 key[2], const void *p, size_t n, u64 out[2]);

@@ -105,8 +105,6 @@ int chain_of(i32 dir, u8 chain[MAX_DEPTH])
 	return depth;
 }
 
-struct linux_dirent { u64 ino; int64_t off; u16 len; u8 type; char name[]; };
-
 /* Walks the chain of the path scheme below `at` (taken).  Returns an O_PATH descriptor or -1. */
 static int walk(const struct export *e, int at, const u8 *chain, u32 depth, u64 ino, u32 proof)
 {
@@ -164,9 +162,10 @@ static int search_all(const struct export *e, int at, u64 ino, u32 proof, int de
 			int next = openat(at, d->name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 			if (next < 0)
 				continue;
-			if (!fd_stat(next, &st) && st.st_ino == ino && proof_of(next, &st) == proof)
+			int known = !fd_stat(next, &st);
+			if (known && st.st_ino == ino && proof_of(next, &st) == proof)
 				found = next;
-			else if (S_ISDIR(st.st_mode) && st.st_dev == e->root_dev)
+			else if (known && S_ISDIR(st.st_mode) && st.st_dev == e->root_dev)
 				found = search_all(e, next, ino, proof, depth + 1);
 			if (found != next)
 				close(next);

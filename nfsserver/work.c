@@ -94,14 +94,12 @@ static void do_open(struct job *j)
 #define ENTRIES_ROOM 32768 /* bytes one getdents64 may return */
 #define ENTRY_PLUS 128     /* bytes that an entry has in a reply of READDIRPLUS at least */
 
-struct entry { u64 ino; int64_t off; u16 len; u8 type; char name[]; };
-
 /* Reads n bytes of entries: asks for the attributes of those that are still wanted. */
 static void do_attributes(int fd, const u8 *entries, long n, u32 *wanted)
 {
 	struct stat st;
 	for (long pos = 0; pos < n && *wanted; --*wanted) {
-		const struct entry *e = (const void *)(entries + pos);
+		const struct linux_dirent *e = (const void *)(entries + pos);
 		pos += e->len;
 		fstatat(fd, e->name, &st, AT_SYMLINK_NOFOLLOW);
 	}

@@ -13,8 +13,8 @@
  *   this caller, and the environment: they say which server is asked
  *
  * Any failure ends it, and the call is made once more over a new one: asking twice changes nothing.  (But not after ETIMEDOUT: a
- * minute is what a caller waits.)  A thread that is cancelled or
- * jumps out in the middle leaves the lock taken, and this process goes on without.
+ * minute is what a caller waits.)  A thread that is cancelled or jumps out in the middle leaves the lock taken, and this process
+ * goes on without.
  */
 #define _GNU_SOURCE
 #include <errno.h>
