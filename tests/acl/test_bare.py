@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from tests.nfsserver.test_fsid import Disks, disks  # noqa: F401
 from tests.tools.nfs3 import Nfs3
 from tests.tools.nfsacl import ACL, DEFAULT_COUNT, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, NfsAcl
+from tests.tools.strace import strace_path
 from tests.tools.worker import OneWorker, export_of
 
 from .conftest import RW
@@ -56,12 +56,9 @@ def test_an_acl_shows_at_once_where_ctimes_are_whole_seconds(disks: Disks, tmp_p
 
 def test_an_object_without_acls_is_asked_about_once(base: Path, tmp_path: Path) -> None:
     """... when its ctime is old enough that a change must show in it; a change of the ctime asks again."""
-    strace = shutil.which("strace")
-    if not strace:
-        pytest.skip("strace is not installed")
     log, place = tmp_path / "strace", base / "rw" / "asked-about"
     place.touch()
-    wrapper = (strace, "-f", "-o", str(log), "-e", "trace=getxattr,fgetxattr")
+    wrapper = (strace_path(), "-f", "-o", str(log), "-e", "trace=getxattr,fgetxattr")
     (tmp_path / "server").mkdir()
     with OneWorker(tmp_path / "server", [export_of(base / "rw", RW)], wrapper=wrapper) as worker:
         transport = worker.tcp()

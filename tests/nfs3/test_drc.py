@@ -6,9 +6,7 @@ connection, another one, another source port and so to another worker.  Its answ
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -40,6 +38,7 @@ from tests.tools.nfs3 import (
 )
 from tests.tools.rpc import Call, Reply, auth_sys, exchange, next_xid, pipeline, replace
 from tests.tools.servers import ServerSet, wait_until
+from tests.tools.strace import straced
 
 from .conftest import Spot
 
@@ -252,27 +251,9 @@ def test_retransmission_after_the_workers_were_killed_gets_the_same_answer(spot:
 @contextmanager
 def killed_at(server: ServerSet, syscalls: str, log: Path) -> Iterator[None]:
     """While in it, a worker that enters one of `syscalls` is killed before the call is done."""
-    strace = shutil.which("strace")
-    if not strace:
-        pytest.skip("strace is not installed")
-    targets = [word for pid in server.worker_pids() for word in ("-p", str(pid))]
-    inject = f"inject={syscalls}:signal=SIGKILL:when=1"
-    command = [strace, "-f", "-o", str(log), "-e", f"trace={syscalls}", "-e", inject, *targets]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
-        try:
-            await_attached(tracer, len(server.worker_pids()))
-            yield
-        finally:
-            tracer.kill()  # not terminate: strace may wait for ever for threads that its own signal ended
-
-
-def await_attached(tracer: subprocess.Popen[str], count: int) -> None:
-    assert tracer.stderr is not None
-    while count:
-        line = tracer.stderr.readline()
-        if not line or "Operation not permitted" in line:
-            pytest.skip(f"strace cannot attach: {line}")
-        count -= "attached" in line
+    with straced(server.worker_pids(), log, "-e", f"trace={syscalls}", "-e", f"inject={syscalls}:signal=SIGKILL:when=1",
+                 kill=True):
+        yield
 
 
 SYSCALLS = {"CREATE": "openat,openat2,mknodat", "MKDIR": "mkdirat", "SYMLINK": "symlinkat", "MKNOD": "mknodat",

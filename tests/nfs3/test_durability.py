@@ -5,8 +5,6 @@ strace is the witness: it shows the order of system calls, and makes fsync fail.
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,9 +32,9 @@ from tests.tools.nfs3 import (
 from tests.tools.nfsacl import ACL, GROUP, GROUP_OBJ, MASK, OTHER, USER_OBJ, NfsAcl
 from tests.tools.rpc import unpack_reply
 from tests.tools.servers import wait_until
+from tests.tools.strace import straced
 
 from .conftest import Spot
-from .test_drc import await_attached
 
 SYNCS = "fsync,fdatasync,syncfs"
 SLOW_S = 1.0   # the fsync that fails: time for another call to write and to wait
@@ -46,18 +44,9 @@ ENTRIES = ((USER_OBJ, 0, 6), (GROUP_OBJ, 0, 4), (GROUP, 4242, 6), (MASK, 0, 6), 
 @contextmanager
 def watched(spot: Spot, *options: str) -> Iterator[Path]:
     """While in it, strace writes down what the workers sync and send; the log is whole after it."""
-    strace = shutil.which("strace")
-    if not strace:
-        pytest.skip("strace is not installed")
-    pids, log = spot.server.worker_pids(), spot.server.directory / "durable.log"
-    targets = [word for pid in pids for word in ("-p", str(pid))]
-    command = [strace, "-f", "-y", "-xx", "-s", "8", "-o", str(log), *options, *targets]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
-        try:
-            await_attached(tracer, len(pids))
-            yield log
-        finally:
-            tracer.terminate()
+    log = spot.server.directory / "durable.log"
+    with straced(spot.server.worker_pids(), log, "-y", "-xx", "-s", "8", *options):
+        yield log
 
 
 class Place:

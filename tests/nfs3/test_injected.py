@@ -1,8 +1,6 @@
 """The system fails in the middle of a call, or somebody steps in between two system calls of it: strace makes both happen."""
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,9 +10,9 @@ import pytest
 from tests.tools.nfs3 import ACCESS_READ, EXCLUSIVE, GUARDED, NF3FIFO, OK, Proc, Sattr3, pack_MKDIR3args, unpack_result
 from tests.tools.rpc import auth_sys, receive
 from tests.tools.servers import wait_until
+from tests.tools.strace import straced
 
 from .conftest import Spot
-from .test_drc import await_attached
 
 pytestmark = [pytest.mark.root]
 USER = auth_sys(1000, 1000)
@@ -24,18 +22,9 @@ GAP_S = 1.0   # between a system call and the next: time for another program
 @contextmanager
 def injected(spot: Spot, call: str, what: str) -> Iterator[Path]:
     """While in it `what` happens to each such system call of the workers.  strace's log."""
-    strace = shutil.which("strace")
-    if not strace:
-        pytest.skip("strace is not installed")
-    pids, log = spot.server.worker_pids(), spot.server.directory / "injected.log"
-    targets = [word for pid in pids for word in ("-p", str(pid))]
-    with subprocess.Popen([strace, "-f", "-o", str(log), "-e", f"trace={call}", "-e", f"inject={call}:{what}", *targets],
-                          stderr=subprocess.PIPE, text=True) as tracer:
-        try:
-            await_attached(tracer, len(pids))
-            yield log
-        finally:
-            tracer.terminate()
+    log = spot.server.directory / "injected.log"
+    with straced(spot.server.worker_pids(), log, "-e", f"trace={call}", "-e", f"inject={call}:{what}"):
+        yield log
 
 
 def old_file(spot: Spot, name: bytes) -> bytes:

@@ -2,10 +2,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -33,9 +31,9 @@ from tests.tools.nfs3 import (
 )
 from tests.tools.rpc import LAST_FRAGMENT, Call, Tcp, auth_sys, exchange, receive, unpack_reply
 from tests.tools.servers import wait_until
+from tests.tools.strace import straced
 
 from .conftest import Spot
-from .test_drc import await_attached
 
 SLOW_S = 1.0      # an fsync takes so long
 QUICK_S = 0.5     # the answers that need no disk come within half of that, on a busy machine too
@@ -44,20 +42,10 @@ QUICK_S = 0.5     # the answers that need no disk come within half of that, on a
 @contextmanager
 def slowed(spot: Spot, calls: str, delay_s: float, *, refused: str = "") -> Iterator[None]:
     """While in it, each of these system calls of the workers and their threads takes so much longer; `refused` says EAGAIN."""
-    strace = shutil.which("strace")
-    if not strace:
-        pytest.skip("strace is not installed")
-    pids = spot.server.worker_pids()
-    command = [strace, "-f", "-y", "-o", str(spot.server.directory / "slow.log"), "-e", f"trace={calls},{refused or calls}",
-               *(["-e", f"inject={refused}:error=EAGAIN"] if refused else []),
-               "-e", f"inject={calls}:delay_enter={int(delay_s * 1e6)}",
-               *(word for pid in pids for word in ("-p", str(pid)))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
-        try:
-            await_attached(tracer, len(pids))
-            yield
-        finally:
-            tracer.terminate()
+    with straced(spot.server.worker_pids(), spot.server.directory / "slow.log", "-y", "-e", f"trace={calls},{refused or calls}",
+                 *(["-e", f"inject={refused}:error=EAGAIN"] if refused else []),
+                 "-e", f"inject={calls}:delay_enter={int(delay_s * 1e6)}"):
+        yield
 
 
 def slow_fsync(spot: Spot) -> AbstractContextManager[None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 import random
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,9 +27,9 @@ from tests.tools.nfs3 import (
     unpack_result,
 )
 from tests.tools.rpc import Auth, Call, auth_sys, pipeline
+from tests.tools.strace import straced
 
 from .conftest import Spot
-from .test_drc import await_attached
 
 pytestmark = [pytest.mark.root]
 CHANGES = "mkdirat,openat,symlinkat,mknodat,linkat,renameat,renameat2,unlinkat,fchownat,utimensat,ftruncate"
@@ -42,18 +41,9 @@ CALLS = 400
 @contextmanager
 def shown(spot: Spot) -> Iterator[Path]:
     """While in it strace writes down identities and changes of all threads of the workers."""
-    strace = shutil.which("strace")
-    if not strace:
-        pytest.skip("strace is not installed")
-    pids, log = spot.server.worker_pids(), spot.server.directory / "whose.log"
-    command = [strace, "-f", "-y", "-s", "64", "-o", str(log), "-e", f"trace={IDENTITY},{CHANGES}",
-               *(word for pid in pids for word in ("-p", str(pid)))]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
-        try:
-            await_attached(tracer, len(pids))
-            yield log
-        finally:
-            tracer.terminate()
+    log = spot.server.directory / "whose.log"
+    with straced(spot.server.worker_pids(), log, "-y", "-s", "64", "-e", f"trace={IDENTITY},{CHANGES}"):
+        yield log
 
 
 def cred_of(uid: int) -> Auth:

@@ -5,7 +5,6 @@ import os
 import select
 import shutil
 import struct
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,10 +17,10 @@ import pytest
 from nfssvc_shim.flags import Ex, Nfssvc, Nx
 from nfssvc_shim.records import AuthIn, Cred, pack_authin
 from oncrpc.xdr import Packer
-from tests.nfs3.test_drc import await_attached
 from tests.tools.nfs3 import ACCES, EXIST, JUKEBOX, Nfs3, Proc, pack_diropargs3, pack_opaque, pack_READ3args, unpack_result
 from tests.tools.rpc import LAST_FRAGMENT, SYSTEM_ERR, Auth, Call, exchange, receive, unpack_reply
 from tests.tools.servers import wait_until
+from tests.tools.strace import straced
 from tests.tools.worker import TREE, OneWorker, everyone, export_of
 
 EXPORT = 1
@@ -78,19 +77,10 @@ def test_a_call_that_raised_can_be_sent_again(base: Path) -> None:
 def slowed(worker: OneWorker, log: Path, call: str, delay_s: float, *, refused: str = "",
            path: Path | None = None) -> Iterator[None]:
     """While in it each such system call of the worker (on `path` alone) takes so much longer; `refused` says EAGAIN."""
-    strace = shutil.which("strace")
-    if not strace:
-        pytest.skip("strace is not installed")
-    command = [strace, "-f", "-o", str(log), "-e", f"trace={call},{refused or call}",
-               "-e", f"inject={call}:delay_enter={int(delay_s * 1e6)}",
-               *(["-e", f"inject={refused}:error=EAGAIN"] if refused else []), *(["-P", str(path)] if path else []),
-               "-p", str(worker.process.pid)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
-        try:
-            await_attached(tracer, 1)
-            yield
-        finally:
-            tracer.terminate()
+    with straced([worker.process.pid], log, "-e", f"trace={call},{refused or call}",
+                 "-e", f"inject={call}:delay_enter={int(delay_s * 1e6)}",
+                 *(["-e", f"inject={refused}:error=EAGAIN"] if refused else []), *(["-P", str(path)] if path else [])):
+        yield
 
 
 def forget_pages(path: Path) -> None:
