@@ -55,7 +55,7 @@ void vn_grant(const struct call *c, u32 expid, u32 ident, u32 rights);
 void vn_forget_grants(void);
 void vn_host(const struct call *c, const u8 *name, u32 n, u32 keep_s);
 void vn_release_removable(void);
-void vn_before_wait(void);
+void vn_before_wait(struct rpc_engine *e, u32 n_calls);
 u32 vn_release_fs(void);
 int ident_root(void);
 void vn_fail(struct call *c, u32 status);
@@ -140,7 +140,7 @@ void vn_errno_table(const int *);
 # From the ground up, as in parts.h.
 SOURCES = [f"nfsserver/{name}.c" for name in (
     "siphash", "worker", "sync", "locks", "grant", "ident", "drc", "handle", "fsid", "fs", "deed", "work", "pool", "jobs",
-    "cold", "obj", "removable", "path", "export", "args", "covered", "fh", "rights", "open", "attr", "v2_result", "reply",
+    "cold", "here", "obj", "removable", "path", "export", "args", "covered", "fh", "rights", "open", "attr", "v2_result", "reply",
     "users", "cluster", "change", "data", "facts", "make", "webnfs", "names", "dir", "acl", "v2", "done", "gate",
     "getfh", "rows", "start", "trace")]
 

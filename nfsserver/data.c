@@ -98,12 +98,13 @@ int vn_read(struct call *c)
 	return vn_close(c, OK);
 }
 
-static void mark_dirty(struct obj *b)
+static void mark_dirty(struct obj *b, u64 n)
 {
 	if (!b->dirty)
 		atomic_fetch_add((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
 	b->dirty = 1;
 	b->unstable++;
+	b->unsynced += n;
 }
 
 static int get_write(const struct call *c, struct write *w)
@@ -129,7 +130,7 @@ static int put_write(struct call *c, const struct change *ch, const struct write
 	if (n < 0)
 		return 0;
 	if (!w->stable)
-		mark_dirty(&W.objs[c->obj]);
+		mark_dirty(&W.objs[c->obj], (u64)n);
 	put_u32(c, (u32)n);
 	put_u32(c, w->stable);
 	memcpy(c->rep, &w->verf, 8);
@@ -289,6 +290,7 @@ int finish_commit(struct call *c)
 	struct obj *b = &W.objs[c->obj];
 	if (b->dirty && b->unstable == c->word[3]) { /* else another is written since: its own COMMIT's */
 		b->dirty = 0;
+		b->unsynced = 0;
 		atomic_fetch_sub((_Atomic u64 *)&W.row[S_UNSYNCED], 1);
 	}
 	if (reply_open(c, 4 + WCC + 8))

@@ -31,6 +31,8 @@ static int finish(struct call *c, struct job *j)
 {
 	if (j->took_ns && j->blocked)
 		was_long_in_thread(j->fs, clock_ns(), j->took_ns);
+	if (j->synced_ns)
+		was_synced(j->fs, clock_ns(), j->synced_ns);
 	if (j->kind == JOB_ENTRIES)
 		return V_AGAIN;
 	if (j->kind == JOB_OPEN || j->kind == JOB_NAME)

@@ -19,6 +19,9 @@ static int submit_job(struct call *c, struct job *j)
 	return V_PENDING;
 }
 
+/* What an object's sync has to write: unstable WRITEs of this worker, and a stable one that asks for it.  Others are not known. */
+static u64 bytes_to_sync(const struct call *c) { return W.objs[c->obj].unsynced + (c->state == 2 ? c->word[3] : 0); }
+
 static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 count, const struct stat *st)
 {
 	struct job *j = malloc(sizeof *j);
@@ -30,7 +33,7 @@ static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 cou
 		return V_PENDING;
 	}
 	*j = (struct job){ .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count, .generation = W.generation,
-			     .fs = W.objs[c->obj].fs, .since = sync_begun(), .whole = kind == JOB_SYNCFS };
+			     .fs = W.objs[c->obj].fs, .since = sync_begun(), .whole = kind == JOB_SYNCFS, .bytes = bytes_to_sync(c) };
 	if (st)
 		j->st = *st;
 	return submit_job(c, j);

@@ -64,6 +64,7 @@ void obj_close_data(i32 o)
 			close(b->wfd);
 	}
 	b->dirty = 0;
+	b->unsynced = 0;
 	b->rfd = b->wfd = -1;
 }
 

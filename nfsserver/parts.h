@@ -120,6 +120,9 @@ void opened_put(const struct call *c, int fd, u32 generation);
 int opened_take(const struct call *c);
 void vn_opened_drop(void);
 
+/* here.c: syncs that the loop does itself */
+int syncs_here(struct rpc_engine *e, u32 n_calls);
+
 /* obj.c: the table of objects */
 i32 obj_find(const u8 *fh, u32 len);
 void obj_drop(i32 o);

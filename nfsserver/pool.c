@@ -211,6 +211,17 @@ void pool_put(struct job *j)
 
 int pool_threads(void) { return n_threads; }
 
+/* What the batch has wanted synced so far. */
+const struct job *pool_gathered(void) { return gathered.head; }
+
+/* The same, the caller's from now on. */
+struct job *pool_take(void)
+{
+	struct job *list = gathered.head;
+	gathered = (struct queue){ NULL, &gathered.head };
+	return list;
+}
+
 /* The batch is over. */
 void pool_kick(void)
 {

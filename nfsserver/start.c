@@ -68,10 +68,11 @@ void vn_tick(u32 now_s, u64 now_ns)
 	W.row[S_HEARTBEAT] = now_ns;
 }
 
-/* After each batch of calls. */
-void vn_before_wait(void)
+/* After each batch of n_calls. */
+void vn_before_wait(struct rpc_engine *e, u32 n_calls)
 {
-	pool_kick();
+	if (!syncs_here(e, n_calls))
+		pool_kick();
 	vn_release_removable();
 }
 

@@ -73,6 +73,8 @@ struct filesystem {
 	u8 nowait;         /* how to read without waiting: enum, data.c; 0 unknown */
 	u64 slow_until, watch_until; /* CLOCK_MONOTONIC ns; cold.c */
 	u64 second_ns, blocked_ns; /* when the second began, and for how long its calls blocked; cold.c */
+	u64 synced_ns, apart_until; /* the last sync, and until when none is the loop's; here.c */
+	u32 streak;        /* quick syncs one after the other; here.c */
 	u8 writers;        /* does it matter who writes: enum, data.c; 0 unknown */
 	u64 maxfile;       /* largest size of a file, facts.c; 0 unknown */
 	struct keeper keeper;
@@ -116,6 +118,7 @@ struct obj {
 	u64 bare;                /* settled ctime at which it had no ACLs of these kinds (bits, acl.c) */
 	u8 bare_kinds;
 	u64 ino;
+	u64 unsynced;            /* bytes of unstable writes since it was last clean */
 };
 
 #define V_ROFS 8 /* in verdict.known: the file system is read-only */

@@ -149,11 +149,20 @@ void do_change(struct job *j)
 	change_end(&w->a);
 }
 
+/* fsync, and how long it took. */
+static int sync_job(struct job *j, int fd, int full)
+{
+	u64 begun = clock_ns();
+	int err = sync_file(fd, full);
+	j->synced_ns += clock_ns() - begun;
+	return err;
+}
+
 /* What a job has beyond one fsync: a second descriptor, or the whole file system. */
 static void do_more(struct job *j)
 {
 	if (j->fd2 >= 0)
-		j->err = sync_file(j->fd2, 1);
+		j->err = sync_job(j, j->fd2, 1);
 	if (j->kind != JOB_SYNCFS)
 		return;
 	int err = sync_fs(j->fd, j->fs);
@@ -182,7 +191,7 @@ void do_syncs(struct job *list)
 			continue; /* already answered by an earlier one */
 		for (struct job *k = j; k; k = k->next)
 			full |= k->fd == j->fd && k->kind == JOB_FSYNC;
-		int err = sync_file(j->fd, full);
+		int err = sync_job(j, j->fd, full);
 		for (struct job *k = list; k; k = k->next)
 			if (k->fd == j->fd && k->kind >= 0 && k != j)
 				k->err = k->err ? k->err : err, k->kind = -1;

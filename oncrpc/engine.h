@@ -54,7 +54,8 @@ int rpc_weight(struct rpc_engine *e, u32 row, u32 tail);
 
 /* Calls of `row` go to a function in C, which returns 0 when it ended the call; else the call is handed out with call.status. */
 int rpc_direct(struct rpc_engine *e, u32 row, int (*fn)(struct call *));
-void rpc_before_wait(struct rpc_engine *e, void (*fn)(void)); /* runs before each batch is received; NULL: nothing does */
+/* Runs before each batch is received, and is told how many calls the one before had; NULL: nothing does. */
+void rpc_before_wait(struct rpc_engine *e, void (*fn)(struct rpc_engine *, u32 n_calls));
 
 /* Returns the id.  The engine owns the descriptor from then on (EVENT: no).  sa: the peer of a CONN, NULL: ask the kernel. */
 int rpc_attach(struct rpc_engine *e, int fd, int kind, const void *sa, u32 sa_len);

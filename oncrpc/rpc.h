@@ -92,6 +92,7 @@ struct rpc_engine {
 	struct call *(*detach)(struct call *, size_t room); /* NULL: no memory, or the budget for unfinished calls is spent */
 	int (*full)(const struct call *, size_t room);      /* would it be spent?  For who must know before he begins */
 	void (*complete)(struct call *);
+	int (*flush)(struct rpc_engine *);        /* sends what is collected: before the loop does something that takes long */
 	void (*trace)(struct call *, int replied); /* NULL: nobody watches; else it sees each call at its end */
 };
 

@@ -163,7 +163,7 @@ struct engine {
 	i32 kerb4_row;            /* -1: AUTH_KERB4 is refused */
 	u8 tails[MAX_ROWS];
 	int (*direct[MAX_ROWS])(struct call *);
-	void (*before_wait)(void);
+	void (*before_wait)(struct rpc_engine *, u32);
 	int (*on_finished)(struct call *); /* NULL: finished calls are handed out */
 	u32 at;                   /* the first call of the batch that nobody looked at */
 	bool looked;              /* that call is known not to be for a function in C, or was left over by it */

@@ -84,6 +84,7 @@ struct rpc_engine *rpc_new(const struct rpc_limits *limits)
 	e->pub.detach = op_detach;
 	e->pub.full = op_full;
 	e->pub.complete = op_complete;
+	e->pub.flush = rpc_flush;
 	return &e->pub;
 }
 

@@ -153,7 +153,7 @@ int rpc_poll(struct rpc_engine *pub, int timeout_ms)
 	for (;;) {
 		e->woken_now = false;
 		if (e->before_wait)
-			e->before_wait();
+			e->before_wait(pub, e->n_calls);
 		int err = poll_once(e, timeout_ms);
 		if (err < 0)
 			return err;
@@ -178,7 +178,7 @@ int rpc_flush(struct rpc_engine *pub)
 
 void rpc_on_finished(struct rpc_engine *e, int (*fn)(struct call *)) { ENGINE(e)->on_finished = fn; }
 
-void rpc_before_wait(struct rpc_engine *e, void (*fn)(void)) { ENGINE(e)->before_wait = fn; }
+void rpc_before_wait(struct rpc_engine *e, void (*fn)(struct rpc_engine *, u32)) { ENGINE(e)->before_wait = fn; }
 
 struct call *rpc_call_at(struct rpc_engine *e, u32 i) { return i < RPC_BATCH ? &ENGINE(e)->calls[i] : NULL; }
 

@@ -1,0 +1,63 @@
+/* here.c: syncs that the loop does itself.
+ *
+ * A client that waits for each answer (untar under `sync`, databases) has one sync at a time under way, and where the disk is quick the
+ * way to a thread and back costs more than the sync: four switches, 10 to 30 us each in a virtual machine.  While there is nothing
+ * else to do the loop does it, then; what arrives meanwhile makes the next batch, and is synced together.
+ *
+ * That may keep others waiting, so it is done only in a streak: the last STREAK syncs of this file system, none more than GAP_NS after
+ * the one before, took less than QUICK_NS each.  The first one of a client that begins, or that made a pause, goes to a thread.  One that
+ * took LONG_NS ends it for APART_FOR.  And only when all that waits anywhere in this worker is what this batch wants synced, that is
+ * not more than the loop's time for it (HERE_FILES, HERE_BYTES). */
+#include "job.h"
+
+#define QUICK_NS 300000ull         /* some times what the way to a thread costs, and far less than what others notice */
+#define STREAK 64
+#define GAP_NS 100000000ull           /* a disk may have become another one in that time: gone to sleep, unplugged */
+#define LONG_NS 2000000ull
+#define APART_FOR 5000000000ull    /* one wait of 50 ms in that time is 1 %, which the others' 99th percentile does not show */
+#define HERE_FILES 2               /* a directory and what was made in it; more of them are worth a thread */
+#define HERE_BYTES (64u << 10)     /* unstable or stable data to be written */
+
+/* A sync on `fs` took so long, here or in a thread. */
+void was_synced(i32 fs, u64 now_ns, u64 took_ns)
+{
+	struct filesystem *f = &W.fs[fs];
+	int goes_on = took_ns <= QUICK_NS && now_ns - f->synced_ns <= GAP_NS;
+	f->synced_ns = now_ns;
+	f->streak = goes_on ? f->streak + (f->streak < STREAK) : 0;
+	if (took_ns > LONG_NS)
+		f->apart_until = now_ns + APART_FOR;
+}
+
+static int is_quick(i32 fs, u64 now_ns)
+{
+	const struct filesystem *f = &W.fs[fs];
+	return f->streak == STREAK && now_ns - f->synced_ns <= GAP_NS && f->apart_until <= now_ns && !is_slow(fs, now_ns);
+}
+
+/* Is a sync of all jobs of the list small?  *n: how many they are. */
+static int is_small(const struct job *list, u64 *n)
+{
+	u64 bytes = 0, files = 0;
+	int last = -1;
+	for (const struct job *j = list; j; j = j->next, ++*n) {
+		if (j->whole || j->fs != list->fs)
+			return 0;
+		files += (j->fd != last) + (j->fd2 >= 0);
+		bytes += j->bytes;
+		last = j->fd;
+	}
+	return files <= HERE_FILES && bytes <= HERE_BYTES;
+}
+
+/* After a batch of n_calls: does its syncs, if that is best done here.  0: they are the threads'. */
+int syncs_here(struct rpc_engine *e, u32 n_calls)
+{
+	const struct job *list = pool_gathered();
+	u64 n = 0;
+	if (!list || !is_quick(list->fs, clock_ns()) || !is_small(list, &n) || n != n_calls || n != vn_pending())
+		return 0;
+	e->flush(e); /* answers to those who need not wait */
+	do_syncs(pool_take());
+	return 1;
+}
