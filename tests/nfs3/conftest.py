@@ -124,5 +124,5 @@ def nothing_died(request: pytest.FixtureRequest) -> Iterator[None]:
     server: ServerSet = request.getfixturevalue("server")
     before, logged = server.worker_pids(), len(server.log())
     yield
-    assert server.worker_pids() == before, "a worker died"
+    assert server.worker_pids() == before, f"a worker died; the log since:\n{server.log()[logged:]}"
     assert "Traceback" not in server.log()[logged:], server.log()[logged:]
