@@ -326,8 +326,8 @@ def test_a_new_worker_joins_in(server: ServerSet, base: Path) -> None:
         old = server.worker_pids()
         for pid in old:
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: all(slot["alive"] and slot["pid"] not in old for slot in server.status()["slots"]),
-                   deadline_s=DEADLINE_S, what="new workers")
+        wait_until(lambda: len(new := [slot["pid"] for slot in server.status()["slots"] if slot["alive"]]) == len(old)
+                   and not set(new) & set(old), deadline_s=DEADLINE_S, what="as many new workers")
         with contextlib.ExitStack() as stack:
             for _ in range(8):  # more than one a worker
                 stack.enter_context(closing(client(server, "127.0.0.8"))).getattr(root)

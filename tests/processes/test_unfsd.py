@@ -114,8 +114,9 @@ def test_a_new_control_half_gives_workers_no_second_copy_of_a_socket(unfsd):
         control = unfsd.status()["control"]
         os.kill(control, signal.SIGKILL)
         wait_until(lambda old=control: new_control(unfsd, old), "another control half")
-    wait_until(lambda: all(slot["alive"] for slot in unfsd.status()["slots"]), "its workers")
-    for pid in unfsd.worker_pids():
+    pids = unfsd.worker_pids()
+    wait_until(lambda: {slot["pid"] for slot in unfsd.status()["slots"] if slot["alive"]} == set(pids), "its workers")
+    for pid in pids:
         wait_until(lambda pid=pid: not doubles(pid), f"worker {pid} has each socket once")
 
 
