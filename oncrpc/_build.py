@@ -106,7 +106,7 @@ u32 rpc_message_size(struct call *c);
 # From the ground up, as in engine/parts.h.
 SOURCES = [f"oncrpc/engine/{name}.c" for name in (
     "buf", "table", "conn", "evict", "address", "send", "datagram_out", "room", "trace", "watch", "program", "detach", "reply",
-    "cred", "message", "record", "datagram_in", "relay", "attach", "listen", "wait", "poll", "engine")]
+    "cred", "message", "share", "record", "datagram_in", "relay", "attach", "listen", "wait", "poll", "engine")]
 
 ffi = FFI()
 ffi.cdef(CDEF)

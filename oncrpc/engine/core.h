@@ -3,10 +3,11 @@
  * One engine a process, one thread that polls it.
  *
  * Receiving.  epoll is level-triggered.  Ready sockets stand in one queue and get turns in order, so that nobody starves;
- * a turn ends after `quota` messages, or when its replies may exceed TURN_REPLY, or after BITE bytes.  A connection is
- * received into the worker's one buffer; complete single-fragment records are used where they lie, without a copy.
+ * a turn ends after `turn_quota` messages (lim.quota, or less beside others that take less: share.c), or when its replies may
+ * exceed TURN_REPLY, or after BITE bytes.  A connection is received into the worker's one buffer; complete single-fragment
+ * records are used where they lie, without a copy.
  * Whatever cannot be used at once goes to a buffer of the connection's:
- *     left   bytes beyond the quota of this turn, moved once, then consumed by offset in later turns
+ *     left   bytes beyond the end of this turn, moved once, then consumed by offset in later turns
  *     rec    one record that is not complete; the next bytes are received straight into it (recvmsg with two vectors)
  * An idle connection has neither.  Buffers that calls of a batch point into are freed only when the batch is over.
  *
@@ -78,6 +79,7 @@ struct conn {
 	u32 bucket;               /* of addr, in by_address */
 	u32 peer, peer_serial;    /* its place among eng->peers, if it still has that serial */
 	u32 cred, cred_serial;    /* the last credential seen */
+	u64 had;                  /* calls, in parts, by share.c's scale */
 	struct buf *left, *rec;
 	u32 have, frag_left, n_frags;
 	u64 t_record, t_stall, t_active;
@@ -171,8 +173,11 @@ struct engine {
 	u8 *region;
 	size_t region_pos;
 	struct buf *out;
+	/* how the worker is shared: share.c */
+	u64 share;
+	u32 turn_most, taken, takers, sated; /* of this batch: longest turn, calls, who sent them, turns that took all there was */
 	/* this turn */
-	u32 turn_msgs, turn_quota;
+	u32 turn_msgs, turn_quota, turn_clients;
 	u64 turn_reply;
 	/* UDP */
 	u8 *udp_in;

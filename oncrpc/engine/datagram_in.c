@@ -60,6 +60,7 @@ void turn_udp(struct engine *e, struct conn *c)
 		u16 port;
 		e->count.udp_in++;
 		set_peer(&peer, &port, &names[i], mm[i].msg_hdr.msg_namelen);
+		e->turn_clients += i && memcmp(&names[i], &names[i - 1], mm[i].msg_hdr.msg_namelen);
 		s->from = names[i];
 		s->from_len = mm[i].msg_hdr.msg_namelen;
 		s->transport = RPC_UDP;

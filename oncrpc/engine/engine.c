@@ -9,7 +9,7 @@
 #include <unistd.h>
 
 enum {
-	QUOTA = 64,               /* messages of one connection a turn */
+	QUOTA = 64,               /* messages of one connection a turn, and how many it may be ahead of its share */
 	MAX_DETACHED = 2048,      /* calls that wait for the pool */
 	RECORD_S = 30,            /* for a record to arrive, and one second more for each RECORD_RATE bytes that did */
 	STALL_S = 60,             /* a client that takes no byte of its replies for so long is closed */

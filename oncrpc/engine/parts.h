@@ -86,6 +86,12 @@ u32 conn_peer(struct engine *e, struct conn *conn, const struct rpc_peer *addr);
 /* message.c: one RPC message */
 int take_message(struct engine *e, struct conn *conn, const struct rpc_peer *addr, u16 port, const u8 *m, size_t n, struct buf **own);
 
+/* share.c: how many calls a turn may take */
+void share_begin(struct engine *e);
+void share_turn(struct engine *e, struct conn *c);
+void share_took(struct engine *e, struct conn *c);
+void share_end(struct engine *e, u32 waiting);
+
 /* record.c: TCP and local connections: bytes to records */
 bool turn_over(const struct engine *e, const struct conn *c);
 void turn_conn(struct engine *e, struct conn *c);

@@ -36,14 +36,15 @@ void end_batch(struct engine *e)
 
 static void turn(struct engine *e, struct conn *c)
 {
-	e->turn_msgs = 0;
 	e->turn_reply = 0;
+	share_turn(e, c);
 	switch (c->kind) {
 	case RPC_CONN: turn_conn(e, c); break;
 	case RPC_DGRAM: turn_udp(e, c); break;
 	case RPC_RELAYED: turn_relay(e, c); break;
 	case RPC_LISTEN: turn_listen(e, c); break;
 	}
+	share_took(e, c);
 }
 
 /* Gives calls to their functions in C, in order, up to the first that is not for one or that one left over. */
@@ -107,9 +108,8 @@ static void heed(struct engine *e, const struct epoll_event *ev)
 static void take_turns(struct engine *e)
 {
 	u32 turns = e->n_queued;
-	u32 fair = turns ? RPC_BATCH / turns : 0;
-	e->turn_quota = fair > e->lim.quota ? e->lim.quota : fair < 16 ? 16 : fair;
-	while (turns-- && e->queue_head != NONE && e->n_calls < RPC_BATCH && REGION - e->region_pos >= REGION_MIN) {
+	share_begin(e);
+	for (; turns && e->queue_head != NONE && e->n_calls < RPC_BATCH && REGION - e->region_pos >= REGION_MIN; turns--) {
 		struct conn *c = e->conns[e->queue_head];
 		e->queue_head = c->next;
 		if (e->queue_head == NONE)
@@ -118,6 +118,7 @@ static void take_turns(struct engine *e)
 		e->n_queued--;
 		turn(e, c);
 	}
+	share_end(e, turns);
 }
 
 /* Ends the batch and receives the next one.  0, or -errno. */
