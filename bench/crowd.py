@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import resource
-import select
 import socket
 import struct
 import time
@@ -106,7 +105,7 @@ def crowd(port: int, n: int) -> Iterator[Crowd]:
 
 
 class Mixed:
-    """Connections that each keep their own number of calls in flight, in one loop."""
+    """Connections that each keep their own number of calls in flight, in one loop in C (line.c)."""
 
     def __init__(self, port: int, depths: list[int], raws: list[list[bytearray]]) -> None:
         self.lines = [nfsload.Pipeline(nfsload.Conn("127.0.0.1", port), raw, depth)
@@ -117,23 +116,11 @@ class Mixed:
 
         raises  Stalled when no connection hears anything for nfsload.STALL_S
         """
-        poll = select.epoll()
-        by_fd = {line.conn.sock.fileno(): line for line in self.lines}
-        begun = time.perf_counter()
-        for fd, line in by_fd.items():
-            poll.register(fd, select.EPOLLIN)
-            line.send_more()
-        while any(line.inflight for line in self.lines):
-            events = poll.poll(nfsload.STALL_S)
-            if not events:
-                raise nfsload.Stalled(f"no reply for {nfsload.STALL_S:g} s")
-            for fd, _ in events:
-                line = by_fd[fd]
-                line.take()
-                if time.perf_counter() < begun + seconds:
-                    line.send_more()
-        poll.close()
-        return time.perf_counter() - begun
+        ffi, lib = nfsload.line_library()
+        took = ffi.new("double *")
+        err = lib.lines_run([line.line for line in self.lines], len(self.lines), seconds, nfsload.STALL_S, took)
+        self.lines[0].checked(err)
+        return float(took[0])
 
     def close(self) -> None:
         for line in self.lines:

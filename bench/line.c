@@ -1,4 +1,4 @@
-/* line.c: one connection of the load, in C, so that the load's own time does not hide the server's.
+/* line.c: connections of the load, in C, so that the load's own time does not hide the server's.
  *
  * Calls are encoded once; only xids are written into them.  A group leaves in one send, from where it lies; replies are received into
  * a buffer that stays in the cache, and of each the xid, reply_stat, accept_stat and nfsstat3 are looked at.  See line.h, nfsload.py. */
@@ -9,9 +9,11 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
+#include <unistd.h>
 #include "line.h"
 
 enum {
@@ -19,6 +21,7 @@ enum {
 	VECTORS = 64,         /* pieces of one sendmsg; less than IOV_MAX */
 	HEAD = 28,            /* xid, REPLY, MSG_ACCEPTED, verf of length 0, accept_stat, nfsstat3 */
 	FIRST_SAMPLES = 1 << 16,
+	EVENTS = 64,
 };
 
 struct slot { uint32_t xid; bool busy; double due_s; };
@@ -265,5 +268,56 @@ int line_run(struct line *l, double seconds, double *took)
 		now = seconds_now(); /* what taking cost is not the next calls' latency */
 	}
 	*took = now - begun;
+	return err;
+}
+
+/* What the lines of one epoll_wait() brought; until `end` each sends again. */
+static int lines_take(const struct epoll_event *ev, int n, double end)
+{
+	int err = 0;
+	for (int i = 0; i < n && !err; i++) {
+		struct line *l = ev[i].data.ptr;
+		double now;
+		err = line_take(l);
+		if (!err && (now = seconds_now()) < end)
+			err = send_more(l, now);
+	}
+	return err;
+}
+
+static uint64_t in_flight(struct line *const *lines, uint32_t n)
+{
+	uint64_t all = 0;
+	for (uint32_t i = 0; i < n; i++)
+		all += lines[i]->result.inflight;
+	return all;
+}
+
+static int lines_begin(int ep, struct line *const *lines, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		struct epoll_event ev = { .events = EPOLLIN, .data.ptr = lines[i] };
+		int err = epoll_ctl(ep, EPOLL_CTL_ADD, lines[i]->fd, &ev) ? -errno : line_send(lines[i]);
+		if (err)
+			return err;
+	}
+	return 0;
+}
+
+int lines_run(struct line *const *lines, uint32_t n, double seconds, double stall_s, double *took)
+{
+	struct epoll_event ev[EVENTS];
+	double begun = seconds_now(), end = begun + seconds;
+	int ep = epoll_create1(EPOLL_CLOEXEC), err = ep < 0 ? -errno : lines_begin(ep, lines, n);
+	while (!err && (seconds_now() < end || in_flight(lines, n))) {
+		int ready = epoll_wait(ep, ev, EVENTS, (int)(stall_s * 1000));
+		if (ready > 0)
+			err = lines_take(ev, ready, end);
+		else if (!ready || errno != EINTR)
+			err = ready ? -errno : -EAGAIN;
+	}
+	if (ep >= 0)
+		close(ep);
+	*took = seconds_now() - begun;
 	return err;
 }

@@ -32,3 +32,5 @@ int line_send(struct line *l);                  /* once half of the calls are an
 int line_send_group(struct line *l, uint32_t n, double due); /* so many now, which should leave at `due` (CLOCK_MONOTONIC) */
 int line_take(struct line *l);                  /* one recv, and what whole replies came with it */
 int line_run(struct line *l, double seconds, double *took); /* both in turn for so long, then until all is answered */
+/* The same on `n` lines in one loop, each with its own depth; -EAGAIN when nothing comes on any of them for stall_s. */
+int lines_run(struct line *const *lines, uint32_t n, double seconds, double stall_s, double *took);
