@@ -26,17 +26,17 @@ def _whole(sock: socket.socket, size: int) -> bytes:
     return data
 
 
-def _serve(listener: socket.socket, answer: Answer, group: int) -> None:
-    """Takes `group` calls at a time and sends the answers in the opposite order, until the client goes."""
+def _serve(listener: socket.socket, answer: Answer, group: int, held: int) -> None:
+    """Has `held` calls wait, and answers each `group` before them in the opposite order, until the client goes."""
     listener.settimeout(LIMIT_S)
+    xids: list[int] = []
     with listener, listener.accept()[0] as sock:
         sock.settimeout(LIMIT_S)
         while mark := _whole(sock, 4):
-            xids = []
-            for i in range(group):
-                call = _whole(sock, int.from_bytes(mark if not i else _whole(sock, 4), "big") & 0x7FFFFFFF)
-                xids.append(int.from_bytes(call[:4], "big"))
-            sock.sendall(b"".join(answer(xid) for xid in reversed(xids)))
+            xids.append(int.from_bytes(_whole(sock, int.from_bytes(mark, "big") & 0x7FFFFFFF)[:4], "big"))
+            if len(xids) == group + held:
+                sock.sendall(b"".join(answer(xid) for xid in reversed(xids[:group])))
+                del xids[:group]
 
 
 @pytest.fixture
@@ -44,9 +44,9 @@ def server() -> Iterator[Callable[..., int]]:
     """Starts a server with the given answers; its port."""
     threads = []
 
-    def start(answer: Answer, group: int = 1) -> int:
+    def start(answer: Answer, group: int = 1, held: int = 0) -> int:
         listener = socket.create_server(("127.0.0.1", 0))
-        threads.append(threading.Thread(target=_serve, args=(listener, answer, group)))
+        threads.append(threading.Thread(target=_serve, args=(listener, answer, group, held)))
         threads[-1].start()
         return int(listener.getsockname()[1])
 
@@ -82,6 +82,22 @@ def _asked(nfsload: ModuleType, port: int, *, depth: int = 1, rounds: int = 3, *
 
 def test_answers_in_any_order_are_all_taken(nfsload: ModuleType, server: Callable[..., int]) -> None:
     assert _asked(nfsload, server(lambda xid: _record(_reply(xid)), 8), depth=8) == (24, {})
+
+
+def test_what_is_sent_while_others_wait_takes_no_place_of_theirs(nfsload: ModuleType, server: Callable[..., int]) -> None:
+    """Half of the calls are always out when the next ones are sent in the place of the answered half."""
+    conn = nfsload.Conn("127.0.0.1", server(lambda xid: _record(_reply(xid)), 4, 4), LIMIT_S)
+    raws = [bytearray(nfsload.record(nfsload.message(nfsload.PROG_NFS, 3, 1, nfsload.auth_sys(0, 0), b""))) for _ in range(8)]
+    line = nfsload.Pipeline(conn, raws, 8)
+    line.send_group(8, 0.0)
+    for answered in (4, 8, 12):
+        while line.done < answered:
+            line.take()
+        line.send_group(4, 0.0)
+    while line.done < 16:
+        line.take()
+    conn.sock.close()
+    assert (line.inflight, dict(line.errors)) == (4, {})
 
 
 def test_data_that_all_calls_share_follows_each_of_them(nfsload: ModuleType) -> None:
