@@ -252,8 +252,8 @@ def fsync_cost_us(folder: Path, turns: int = 100) -> float:
 
 def file_system(folder: Path) -> str:
     """Its type; of ext4 also when it has no journal: fsync is quick then, and inode numbers are slow to be used again."""
-    found = subprocess.run(["findmnt", "-n", "-o", "FSTYPE,SOURCE", "-T", str(folder)], capture_output=True, text=True).stdout.split()
-    kind, source = found if len(found) == 2 else ("", "")
+    found = subprocess.run(["findmnt", "-n", "-o", "FSTYPE,SOURCE", "-T", str(folder)], capture_output=True, text=True).stdout
+    kind, source = (found.split() or ["", ""])[-2:]  # the last line: of mounts on one another it is the upper one
     has_none = kind == "ext4" and not any(Path("/proc/fs/jbd2").glob(f"{Path(source).resolve().name}-*"))
     return f"{kind} without a journal" if has_none else kind
 

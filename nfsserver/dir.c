@@ -253,6 +253,38 @@ static int begin(struct page *pg, const struct stat *st)
 	return 0;
 }
 
+/* Fills the reply from `cookie` on, again when a name changed meanwhile.  As list_from(); -2: no memory. */
+static int fill(struct page *pg, int fd, u64 cookie, const struct stat *st)
+{
+	struct stat after;
+	for (;;) {
+		if (begin(pg, st))
+			return -2;
+		int end = list_from(pg, fd, cookie, st), err = errno;
+		if (end < 0 || pg->strict || !pg->plus || (!fd_stat(fd, &after) && ns_of(&after.st_ctim) == ns_of(&st->st_ctim))) {
+			errno = err;
+			return end;
+		}
+		pg->strict = 1; /* a name changed under us */
+		pg->names = 0;
+		pg->pos = cookie;
+	}
+}
+
+/* Before a listing: what the caller may know of the entries, and waiting for the disk.  0, nfsstat3, V_WAITS. */
+static int list_ready(struct page *pg, u64 cookie, const struct stat *st)
+{
+	struct call *c = pg->c;
+	if (pg->limit < 4 + POST + 8 + 8)
+		return ERR_TOOSMALL;
+	if (pg->plus && become_searcher(c, c->obj, st))
+		return ERR_JUKEBOX;
+	pg->search = pg->plus && may(c, c->obj, st, X_OK) == 1;
+	if (!pg->strict && find_kept(W.objs[c->obj].serial, ns_of(&st->st_ctim)))
+		return 0;
+	return wait_for_entries(c, c->obj, cookie, pg->limit, pg->plus);
+}
+
 static int list(struct call *c, int plus, u64 cookie, u32 count)
 {
 	u32 short_cookies = c->vers == 2 || c->rights & R_CLIENTS32 || W.exps[W.objs[c->obj].exp].flags & EX_FILEID32;
@@ -260,7 +292,7 @@ static int list(struct call *c, int plus, u64 cookie, u32 count)
 		return ERR_BAD_COOKIE;
 	if (short_cookies)
 		cookie = long_cookie((u32)cookie);
-	struct stat st, after;
+	struct stat st;
 	int fd, status = obj_open(c, c->obj, 0, &fd, &st);
 	if (status)
 		return status;
@@ -268,31 +300,14 @@ static int list(struct call *c, int plus, u64 cookie, u32 count)
 	struct page pg = { .c = c, .dir = c->obj, .plus = plus, .strict = !settled(&st), .limit = count > most ? most : count,
 			   .root = obj_is_root(c->obj), .dir_ino = (u64)st.st_ino, .v2 = c->vers == 2,
 			   .short_cookies = short_cookies != 0, .pos = cookie };
-	if (pg.limit < 4 + POST + 8 + 8)
-		return ERR_TOOSMALL;
-	if (plus && become_searcher(c, c->obj, &st))
-		return ERR_JUKEBOX;
-	pg.search = plus && may(c, c->obj, &st, X_OK) == 1;
-	if ((pg.strict || !find_kept(W.objs[c->obj].serial, ns_of(&st.st_ctim))) && (status = wait_for_entries(c, c->obj, cookie, pg.limit, plus)))
+	if ((status = list_ready(&pg, cookie, &st)))
 		return status;
-	W.objs[c->obj].pins++; /* entries may push others out of the cache */
-	int end, err = 0;
-	for (;;) {
-		if (begin(&pg, &st)) {
-			W.objs[c->obj].pins--;
-			return V_DROP;
-		}
-		end = list_from(&pg, fd, cookie, &st);
-		err = errno;
-		if (end < 0 || pg.strict || !plus || (!fd_stat(fd, &after) && ns_of(&after.st_ctim) == ns_of(&st.st_ctim)))
-			break;
-		pg.strict = 1; /* a name changed under us */
-		pg.names = 0;
-		pg.pos = cookie;
-	}
-	W.objs[c->obj].pins--;
+	i32 dir = c->obj;
+	W.objs[dir].pins++; /* entries may push others out of the cache */
+	int end = fill(&pg, fd, cookie, &st), err = errno;
+	W.objs[dir].pins--;
 	if (end < 0)
-		return err == EINVAL ? ERR_BAD_COOKIE : status_of(err);
+		return end == -2 ? V_DROP : err == EINVAL ? ERR_BAD_COOKIE : status_of(err);
 	if (!end && short_cookies) {
 		c->rep = pg.good_end;
 		pg.names = pg.good_names;

@@ -155,6 +155,23 @@ static int replay(struct call *c, const u8 *data, u32 len)
 	return V_REPLAYED;
 }
 
+/* The entry is this call's from now on. */
+static void claim(struct entry *e, struct call *c, const u64 k[2])
+{
+	set_state(e, FREE);
+	e->k0 = k[0];
+	e->k1 = k[1];
+	e->slot = W.slot;
+	e->incarnation = W.incarnation;
+	e->len = 0;
+	e->when = c->t0;
+	e->note = c->word[1];
+	set_state(e, RUNNING);
+	set_tag(e, k[0]);
+	c->drc = (u32)(e - entries) + 1;
+	c->drc_gen = (u32)k[1];
+}
+
 /* Before a change.  0: do it (c->drc names the entry; c->word[1] is the note of a dead owner, 0 otherwise);
  * V_REPLAYED: answered; V_DROP: still running. */
 int drc_begin(struct call *c)
@@ -183,20 +200,8 @@ int drc_begin(struct call *c)
 		c->word[1] = e->note;
 	else if (!e)
 		e = place_in(set);
-	if (e) {
-		set_state(e, FREE);
-		e->k0 = k[0];
-		e->k1 = k[1];
-		e->slot = W.slot;
-		e->incarnation = W.incarnation;
-		e->len = 0;
-		e->when = c->t0;
-		e->note = c->word[1];
-		set_state(e, RUNNING);
-		set_tag(e, k[0]);
-		c->drc = (u32)(e - entries) + 1;
-		c->drc_gen = (u32)k[1];
-	}
+	if (e)
+		claim(e, c, k);
 	shared_unlock(m);
 	W.row[S_COUNTERS + C_MISSES]++;
 	return 0;

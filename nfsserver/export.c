@@ -83,6 +83,26 @@ static void keep_root(struct export *e)
 	}
 }
 
+/* Opens an export's path twice: *fd as what it is (O_PATH), *dirfd so that handles can be opened by it.  0 or an errno. */
+static int open_export(const char *path, u32 flags, int *fd, int *dirfd, struct stat *st)
+{
+	if ((*fd = open_root(path, O_PATH)) < 0)
+		return errno;
+	int err = fd_stat(*fd, st) ? errno : 0;
+	if (!err) {
+		while (W.n_objs - W.n_lent > objs_allowed(next_n) && obj_drop_oldest())
+			;
+		int is_dir = S_ISDIR(st->st_mode);
+		if (!is_dir && !(S_ISREG(st->st_mode) && flags & EX_REGULAR))
+			err = EINVAL; /* nfssvc(2): not a directory */
+		else if ((*dirfd = open_root(path, (is_dir ? O_DIRECTORY : 0) | O_RDONLY | O_NONBLOCK)) < 0)
+			err = errno;
+	}
+	if (err)
+		close(*fd);
+	return err;
+}
+
 /* Must be called in ascending order of ids.  Returns 0 or an errno (the export is left out). */
 int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 row)
 {
@@ -91,26 +111,9 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 		ident_root();
 	if (flags & EX_REMOVABLE)
 		return put_removable(id, flags, path, salt, row);
-	int fd = open_root(path, O_PATH), dirfd;
-	if (fd < 0)
-		return errno;
-	if (fd_stat(fd, &st)) {
-		close(fd);
-		return errno;
-	}
-	while (W.n_objs - W.n_lent > objs_allowed(next_n) && obj_drop_oldest())
-		;
-	int is_dir = S_ISDIR(st.st_mode);
-	if (!is_dir && !(S_ISREG(st.st_mode) && flags & EX_REGULAR)) {
-		close(fd);
-		return EINVAL; /* nfssvc(2): not a directory */
-	}
-	dirfd = open_root(path, (is_dir ? O_DIRECTORY : 0) | O_RDONLY | O_NONBLOCK);
-	if (dirfd < 0) {
-		int e = errno;
-		close(fd);
-		return e;
-	}
+	int fd, dirfd, err = open_export(path, flags, &fd, &dirfd, &st);
+	if (err)
+		return err;
 	i32 fs = fs_add(dirfd, fsid, !!(flags & EX_PATHFH));
 	if (fs < 0) {
 		close(fd);
@@ -124,7 +127,7 @@ int exp_put(u32 id, u32 flags, const char *path, const u8 *fsid, u64 salt, u32 r
 	}
 	struct export *e = &next_exps[next_n++];
 	*e = (struct export){ .id = id, .flags = flags, .fs = fs, .rootfd = fd, .mntid = mount_at(fd), .root_dev = st.st_dev,
-			      .root_ino = st.st_ino, .salt = salt, .row = row, .path = copy, .is_dir = (u8)is_dir };
+			      .root_ino = st.st_ino, .salt = salt, .row = row, .path = copy, .is_dir = S_ISDIR(st.st_mode) };
 	if (e->mntid == W.fs[fs].mntid)
 		e->mntid = -1;
 	keep_root(e);

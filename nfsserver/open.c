@@ -55,54 +55,76 @@ void obj_written(i32 o, const struct stat *pre, const struct stat *post)
 	b->written_to = to;
 }
 
+/* May the caller open o, an owner of a file being one who may?  0 or nfsstat3. */
+static int may_open(struct call *c, i32 o, int writing, int owner, const struct stat *st)
+{
+	int ok = owner ? 1 : may(c, o, st, writing ? W_OK : R_OK);
+	if (!ok && !writing && S_ISREG(st->st_mode))
+		ok = may(c, o, st, X_OK);
+	if (ok < 1)
+		return ok ? status_of(errno) : ERR_ACCES;
+	return 0;
+}
+
+/* As this process, for a caller who is allowed to by the rules above but not by the kernel's; under his identity again at the end.
+ * -1: errno. */
+static int open_as_root(const struct call *c, const char *path, int flags)
+{
+	if (ident_root()) {
+		errno = EAGAIN;
+		return -1;
+	}
+	int fd = openat(W.procfd, path, flags), err = errno;
+	if (ident_become(c->ident)) {
+		if (fd >= 0)
+			close(fd);
+		fd = -1;
+		err = EAGAIN;
+	}
+	errno = err;
+	return fd;
+}
+
+/* Opens o as the caller, or for him.  -1: errno, EAGAIN for want of an identity. */
+static int open_for(const struct call *c, i32 o, int writing, int owner, int flags)
+{
+	char buf[32];
+	const char *path = procpath(W.objs[o].fd, buf);
+	if (ident_become(c->ident)) {
+		errno = EAGAIN;
+		return -1;
+	}
+	int fd = openat(W.procfd, path, flags);
+	if (fd < 0 && errno == EACCES && W.root)
+		return open_as_root(c, path, flags);
+	if (fd < 0 && errno == EACCES && owner)
+		return open_as_owner(W.objs[o].fd, writing, flags);
+	return fd;
+}
+
 /* A data descriptor of a regular file or directory for the caller.  Rights first, then the cached one or a new one.
  * The owner may read and write his file whatever its mode (clients check at open; RFC 1813 section 4.4); who may execute may read.
  * *attributes are those from before.  0, nfsstat3. */
 int obj_open(struct call *c, i32 o, int writing, int *fd, struct stat *attributes)
 {
 	struct obj *b = &W.objs[o];
-	struct stat st;
-	char buf[32];
-	int status = obj_stat(o, &st);
+	struct stat *st = attributes;
+	int status = obj_stat(o, st);
 	if (status)
 		return status;
-	*attributes = st;
-	u32 uid = W.idents[c->ident].uid;
-	int owner = st.st_uid == uid && S_ISREG(st.st_mode);
-	int ok = owner ? 1 : may(c, o, &st, writing ? W_OK : R_OK);
-	if (!ok && !writing && S_ISREG(st.st_mode))
-		ok = may(c, o, &st, X_OK);
-	if (ok < 1)
-		return ok ? status_of(errno) : ERR_ACCES;
+	int owner = st->st_uid == W.idents[c->ident].uid && S_ISREG(st->st_mode);
+	if ((status = may_open(c, o, writing, owner, st)))
+		return status;
 	int *place = writing ? &b->wfd : &b->rfd;
 	if (*place >= 0) {
 		*fd = *place;
-		return writing && sealed(b, &st) ? ERR_PERM : 0;
+		return writing && sealed(b, st) ? ERR_PERM : 0;
 	}
 	spare_data();
-	int flags = (writing ? O_WRONLY : O_RDONLY) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | (S_ISDIR(st.st_mode) ? O_DIRECTORY : 0);
-	if (ident_become(c->ident))
-		return ERR_JUKEBOX;
-	int got = openat(W.procfd, procpath(b->fd, buf), flags);
-	if (got < 0 && errno == EACCES && W.root) { /* the owner's override, or an executable: allowed above */
-		if (ident_root())
-			return ERR_JUKEBOX;
-		got = openat(W.procfd, procpath(b->fd, buf), flags);
-		int e = errno;
-		if (ident_become(c->ident)) {
-			if (got >= 0)
-				close(got);
-			return ERR_JUKEBOX;
-		}
-		errno = e;
-	} else if (got < 0 && errno == EACCES && owner) {
-		got = open_as_owner(b->fd, writing, flags);
-	}
-	if (got < 0) {
-		if (errno == EMFILE || errno == ENFILE)
-			return ERR_JUKEBOX;
+	int flags = (writing ? O_WRONLY : O_RDONLY) | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | (S_ISDIR(st->st_mode) ? O_DIRECTORY : 0);
+	int got = open_for(c, o, writing, owner, flags);
+	if (got < 0)
 		return status_of(errno);
-	}
 	*fd = *place = got;
 	W.row[writing ? S_FDS_WRITE : S_FDS_READ]++;
 	return 0;
