@@ -5,7 +5,8 @@ Theory of operation.  The master bound everything before this begins.  It starts
   worker dies        a new pair, a new worker in the same slot at once (kept UDP sockets, same state file); one that died before
                      it ever turned its loop is started again later and later, up to BACKOFF_MAX_S
   control dies       a new one gets the listeners, the call socket and the master's copy of each worker's channel: the workers
-                     go on serving meanwhile; one that does not answer a question for CONTROL_S is killed
+                     go on serving meanwhile; one that does not answer a question for CONTROL_S is killed (of the time in
+                     which we run ourselves: patience.py)
   TERM, INT, QUIT    STOP to the control half, which drains; what is left after STOP_S is killed; exit 0.  A second one: at once
   HUP                "register again" to the control half.  USR1, USR2: log level up, down
   master dies        the control half sees EOF and exits, the workers see EOF on their channels and exit: the ports are free
@@ -31,6 +32,7 @@ from nfssvc_shim.state import H_STARTED, H_VERIFIER, N_SLOTS, S_HEARTBEAT, S_PID
 from . import log
 from .children import spawn
 from .nursery import Nursery
+from .patience import Patience
 from .sdnotify import Notifier
 from .sockets import Sockets
 
@@ -81,7 +83,8 @@ class Master:
         self._control: Channel | None = None
         self._control_pid = 0
         self._control_failures = 0
-        self._heard = 0.0            # when the control half said something last
+        self._patience = Patience(ASK_S)
+        self._heard = 0.0            # when the control half said something last, by that clock
         self._asked = False          # what signals asked for is on its way to the control half
         self._register = False       # a HUP that it has not been told
         self._steps = 0              # of the log level that it has not been told
@@ -297,7 +300,7 @@ class Master:
         with theirs:
             fds = [theirs.fileno(), self._config.state_fd, self._config.call_socket.fileno(), *self._config.control_fds]
             self._control_pid = spawn(self._config.control_argv(self._n_workers), fds, output=self._config.output)
-        self._control, self._heard, self._asked = Channel(mine), time.monotonic(), False
+        self._control, self._heard, self._asked = Channel(mine), self._patience.now(), False
         self._selector.register(mine, selectors.EVENT_READ)
         self._tell(Nfssvc.LISTEN, b"", [s.fileno() for s in self._config.sockets.tcp])
         for worker in self._workers.values():
@@ -316,7 +319,7 @@ class Master:
 
     def _ask_control(self) -> None:
         if self._control is not None:
-            if time.monotonic() - self._heard > CONTROL_S:
+            if self._patience.now() - self._heard > CONTROL_S:
                 self._end_control("does not answer")
             else:
                 self._tell(Nfssvc.STATUS)
@@ -360,7 +363,7 @@ class Master:
                 self._end_control(f"breaks the protocol: {exc}")
 
     def _on_message(self, msg: Message) -> None:
-        self._heard = time.monotonic()
+        self._heard = self._patience.now()
         self._asked = False
         self._pass_on()
         if msg.flag == Nfssvc.READY:

@@ -3,8 +3,8 @@
 Theory of operation.  A slot is known from the SLOT message to the end of its channel.  Requests are answered in any order with
 their serial; a request ends exactly once: with its reply, or with None when the worker died or the deadline passed.  Serials
 start at a random number: after a control half died, a late answer to it is not taken for one to us.  A slot is `alive` from its
-first message on.  What does not fit into the channel waits in a short queue; a worker whose queue is full or that does not
-answer for DEAD_S is reported to the master.
+first message on.  What does not fit into the channel waits in a short queue; a worker that does not answer for REQUEST_S, of the
+time in which we run ourselves (patience.py), is reported to the master.
 """
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from nfssvc_shim.state import S_CONNECTIONS, S_HEARTBEAT, S_PID, S_TCPCONN, Stat
 
 from . import log
 from .loop import Loop
+from .patience import Patience
 
 REQUEST_S = 10.0         # a worker that answers nothing for so long hangs (attack table: no heartbeat in 10 s)
 PING_S = 3.0             # an idle worker is asked so often whether it is there
@@ -56,7 +57,7 @@ class Slot:
     serial: int = field(default_factory=lambda: random.getrandbits(31))
     requests: dict[int, _Request] = field(default_factory=dict)
     queue: deque[tuple[Message, list[int]]] = field(default_factory=deque)
-    heard: float = field(default_factory=time.monotonic)
+    heard: float = 0.0                   # when it said something last, by Slots' clock
 
 
 class Slots:
@@ -67,6 +68,7 @@ class Slots:
                  on_hung: Callable[[Slot], None], on_question: Callable[[Slot, Message], None]) -> None:
         self._loop, self._state = loop, state
         self._on_gone, self._on_alive, self._on_hung, self._on_question = on_gone, on_alive, on_hung, on_question
+        self._patience = Patience(PING_S)
         self.slots: dict[int, Slot] = {}
         loop.call_later(PING_S, self._ping)
 
@@ -78,6 +80,7 @@ class Slots:
         if old is not None:
             self._gone(old)
         slot.channel.sock.setblocking(False)
+        slot.heard = self._patience.now()
         self.slots[slot.number] = slot
         slot.taken_before = self._state.slot(slot.number)[S_TCPCONN]
         self._loop.watch(slot.channel.fileno(), lambda: self._read(slot))
@@ -123,7 +126,7 @@ class Slots:
             answer(None, [])
             return
         slot.serial = slot.serial % 0xFFFFFFFF + 1
-        slot.requests[slot.serial] = _Request(flag, time.monotonic() + REQUEST_S, answer)
+        slot.requests[slot.serial] = _Request(flag, self._patience.now() + REQUEST_S, answer)
         slot.queue.append((Message(flag, slot.serial, body), fds))
         self._flush(slot)
 
@@ -167,7 +170,7 @@ class Slots:
             self._on_hung(slot)
             self._gone(slot)
             return
-        slot.heard = time.monotonic()
+        slot.heard = self._patience.now()
         if not slot.alive:
             slot.alive = True
             self._on_alive(slot)
@@ -207,11 +210,11 @@ class Slots:
 
     def _ping(self) -> None:
         """Deadlines, and a harmless question (a log level changed by 0) to workers that were silent."""
-        now = time.monotonic()
+        now = self._patience.now()
         for slot in list(self.slots.values()):
             self._expire(slot, now)
-            beat = self._state.slot(slot.number)[S_HEARTBEAT] / 1e9
-            if slot.alive and now - max(slot.heard, beat) > PING_S and not slot.requests:
+            beat_s = time.monotonic() - self._state.slot(slot.number)[S_HEARTBEAT] / 1e9
+            if slot.alive and min(now - slot.heard, beat_s) > PING_S and not slot.requests:
                 self.request(slot, Nfssvc.VERBOSE, b"\0\0\0\0", [], lambda msg, fds: None)
         self._loop.call_later(PING_S / 3, self._ping)
 

@@ -11,8 +11,8 @@ from nfssvc_shim.channel import Message
 from nfssvc_shim.flags import Nfssvc, Nxa
 from nfssvc_shim.records import Export, ExportArgs, pack_export_args
 
-from .conftest import alive, wait_until
-from .test_start import can_bind
+from .conftest import RUN_HASTY, alive, wait_until
+from .test_start import can_bind, sleeps
 
 
 def pid_of(nfsd, slot: int) -> int:
@@ -98,6 +98,24 @@ def test_killed_control_half_is_replaced_and_no_worker_notices(start):
     with nfsd.tcp() as sock:
         assert nfsd.ask(sock)[0] != who[0], "the new control half knows who is busy"
     connection.close()
+
+
+def test_a_set_that_was_frozen_goes_on_with_the_same_processes(start):
+    """As in a container that is paused: nobody had a turn to answer, so nobody hangs."""
+    nfsd = start("-n", "1", run=RUN_HASTY)
+    before = nfsd.status()
+    pids = [nfsd.process.pid, before["control"], before["slots"][0]["pid"]]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    end = time.monotonic() + 3  # longer than a control half may be silent
+    wait_until(lambda: time.monotonic() >= end, "time does not pass")
+    nfsd.signal(signal.SIGCONT)
+    wait_until(lambda: sleeps(nfsd.process.pid), "the master is busy")
+    for pid in pids[1:]:
+        os.kill(pid, signal.SIGCONT)
+    assert (nfsd.status()["control"], pid_of(nfsd, 0)) == (before["control"], before["slots"][0]["pid"])
+    assert nfsd.stop() == 0
+    assert "killed" not in nfsd.process.stderr.read()
 
 
 def status_of_another(nfsd, control: int) -> dict | None:
