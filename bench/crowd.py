@@ -107,18 +107,19 @@ def crowd(port: int, n: int) -> Iterator[Crowd]:
 class Mixed:
     """Connections that each keep their own number of calls in flight, in one loop in C (line.c)."""
 
-    def __init__(self, port: int, depths: list[int], raws: list[list[bytearray]]) -> None:
-        self.lines = [nfsload.Pipeline(nfsload.Conn("127.0.0.1", port), raw, depth)
+    def __init__(self, port: int, depths: list[int], raws: list[list[bytearray]], *, stall_s: float = nfsload.STALL_S) -> None:
+        self.stall_s = stall_s
+        self.lines = [nfsload.Pipeline(nfsload.Conn("127.0.0.1", port, stall_s), raw, depth)
                       for depth, raw in zip(depths, raws, strict=True)]
 
     def run(self, seconds: float) -> float:
         """All lines for so long, then until all is answered; returns the seconds.
 
-        raises  Stalled when no connection hears anything for nfsload.STALL_S
+        raises  Stalled when no connection hears anything for stall_s, ConnectionError when the server closes one
         """
         ffi, lib = nfsload.line_library()
         took = ffi.new("double *")
-        err = lib.lines_run([line.line for line in self.lines], len(self.lines), seconds, nfsload.STALL_S, took)
+        err = lib.lines_run([line.line for line in self.lines], len(self.lines), seconds, self.stall_s, took)
         self.lines[0].checked(err)
         return float(took[0])
 

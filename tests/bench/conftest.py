@@ -11,13 +11,23 @@ import pytest
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 
 
-@pytest.fixture(scope="module")
-def nfsload() -> ModuleType:
-    """bench/nfsload.py, which no package holds."""
-    spec = importlib.util.spec_from_file_location("nfsload", BENCH / "nfsload.py")
+def _loaded(name: str) -> ModuleType:
+    """A module of bench/, which no package holds."""
+    spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["nfsload"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def nfsload() -> ModuleType:
+    return _loaded("nfsload")
+
+
+@pytest.fixture(scope="module")
+def crowd(nfsload: ModuleType) -> ModuleType:
+    """With that nfsload."""
+    return _loaded("crowd")

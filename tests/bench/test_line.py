@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -169,3 +170,51 @@ def test_server_that_hangs_up_is_told(nfsload: ModuleType) -> None:
         line.take()
     listener.close()
     conn.sock.close()
+
+
+def _two_lines(crowd: ModuleType, port: int, stall_s: float = LIMIT_S) -> Any:
+    """Lines of depth 1 and 4 in one loop, which give up when they hear nothing for so long."""
+    load = crowd.nfsload
+    call = load.record(load.message(load.PROG_NFS, 3, 1, load.auth_sys(0, 0), b""))
+    return crowd.Mixed(port, [1, 4], [[bytearray(call) for _ in range(4)] for _ in range(2)], stall_s=stall_s)
+
+
+def test_lines_of_one_loop_end_when_all_is_answered(crowd: ModuleType) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LIMIT_S)
+        servers = [threading.Thread(target=_answer_all, args=(listener,)) for _ in range(2)]
+        for thread in servers:
+            thread.start()
+        mixed = _two_lines(crowd, listener.getsockname()[1])
+        mixed.run(0.05)
+        counts = [(line.inflight, dict(line.errors), len(line.latency_s) == line.done > 0) for line in mixed.lines]
+        mixed.close()
+        for thread in servers:
+            thread.join(LIMIT_S)
+    assert counts == [(0, {}, True)] * 2
+
+
+def _answer_all(listener: socket.socket) -> None:
+    """One connection, each call of it, until it ends."""
+    with listener.accept()[0] as sock:
+        sock.settimeout(LIMIT_S)
+        while mark := _whole(sock, 4):
+            sock.sendall(_record(_reply(int.from_bytes(_whole(sock, int.from_bytes(mark, "big") & 0x7FFFFFFF)[:4], "big"))))
+
+
+def test_lines_of_one_loop_give_up_when_nothing_comes(crowd: ModuleType) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        mixed = _two_lines(crowd, listener.getsockname()[1], 0.2)
+        with pytest.raises(crowd.nfsload.Stalled):
+            mixed.run(0.05)
+        mixed.close()
+
+
+def test_lines_of_one_loop_tell_that_one_was_closed(crowd: ModuleType) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        mixed = _two_lines(crowd, listener.getsockname()[1])
+        listener.accept()[0].close()
+        with pytest.raises(ConnectionError) as told:
+            mixed.run(0.05)
+        assert not isinstance(told.value, crowd.nfsload.Stalled)
+        mixed.close()
