@@ -13,28 +13,28 @@
 #include <string.h>
 #include <sys/syscall.h>
 
-struct dirent64_ { u64 ino; int64_t off; u16 len; u8 type; char name[]; };
-
 #define DIRMAX (1u << 20)    /* largest reply, as rtmax */
 #define DENTS 65536u         /* bytes one getdents64 may return */
-#define KEPT 16              /* listings kept, */
-#define KEPT_BYTES 262144u   /* of directories up to this size: about 8,000 names */
+#define KEPT_BYTES 262144u   /* directories up to this size are kept: about 8,000 names */
+#define KEPT_TOTAL (16u << 20) /* bytes of all kept listings: about 150,000 names with their handles */
+#define SETS 128             /* a directory's listing is in the set of its serial, */
+#define WAYS 4               /* in one of so many places */
 
 struct kept_fh { u8 len; u8 fh[FH_MAX]; i32 obj; u32 obj_serial; };
 
 struct listing {
 	u32 obj_serial;
 	u64 ctime_ns;
-	u8 *data;                /* struct dirent64_ after one another */
+	u8 *data;                /* struct linux_dirent after one another */
 	u32 len, n;
 	struct kept_fh *fhs;     /* by entry; made when READDIRPLUS asks */
 	u64 next_cookie;         /* where the last page ended: most clients go on there */
 	u32 next_pos, next_index;
-	u32 used;
+	u32 used;                /* since the clock's hand was here */
 };
 
-static struct listing kept[KEPT];
-static u32 clock_hand;
+static struct listing kept[SETS * WAYS];
+static u32 clock_hand, kept_total;
 static u8 dents[DENTS];
 
 struct page {
@@ -109,7 +109,7 @@ static void put_plus(struct page *pg, const char *name, struct kept_fh *k)
 }
 
 /* One entry.  0: it does not fit. */
-static int put_entry(struct page *pg, const struct dirent64_ *d, struct kept_fh *k)
+static int put_entry(struct page *pg, const struct linux_dirent *d, struct kept_fh *k)
 {
 	struct call *c = pg->c;
 	u32 n = (u32)strlen(d->name), size = 4 + 8 + 4 + ((n + 3) & ~3u) + 8 + (pg->plus ? POST + 4 + FH3 : 0);
@@ -138,12 +138,56 @@ static int put_entry(struct page *pg, const struct dirent64_ *d, struct kept_fh 
 
 /* ---- Kept listings */
 
+static struct listing *set_of(u32 obj_serial) { return &kept[(obj_serial * 0x9e3779b1u >> 16) % SETS * WAYS]; }
+
 static struct listing *find_kept(u32 obj_serial, u64 ctime_ns)
 {
-	for (u32 i = 0; i < KEPT; i++)
-		if (kept[i].obj_serial == obj_serial && kept[i].ctime_ns == ctime_ns && kept[i].data)
-			return &kept[i];
+	struct listing *set = set_of(obj_serial);
+	for (u32 i = 0; i < WAYS; i++)
+		if (set[i].obj_serial == obj_serial && set[i].ctime_ns == ctime_ns && set[i].data)
+			return &set[i];
 	return NULL;
+}
+
+static u32 size_of(const struct listing *l) { return l->len + (l->fhs ? l->n * (u32)sizeof *l->fhs : 0); }
+
+static void forget(struct listing *l)
+{
+	kept_total -= size_of(l);
+	free(l->data);
+	free(l->fhs);
+	*l = (struct listing){ 0 };
+}
+
+/* The set's place for one more: the directory's own, a free one, one that was not used lately. */
+static struct listing *place_for(u32 obj_serial)
+{
+	struct listing *set = set_of(obj_serial), *l = NULL;
+	for (u32 i = 0; i < WAYS && !l; i++)
+		l = set[i].obj_serial == obj_serial && set[i].data ? &set[i] : NULL;
+	for (u32 i = 0; i < WAYS && !l; i++)
+		l = set[i].data ? NULL : &set[i];
+	for (u32 i = 0; i < WAYS && !l; i++)
+		l = set[i].used ? NULL : &set[i];
+	for (u32 i = 0; i < WAYS && !l; i++)
+		set[i].used = 0;
+	l = l ? l : set;
+	forget(l);
+	return l;
+}
+
+/* Others go until there is room for what `l` has grown to.  A clock: who was used since its last round stays. */
+static void make_room(const struct listing *l)
+{
+	while (kept_total > KEPT_TOTAL) {
+		struct listing *old = &kept[clock_hand++ % (SETS * WAYS)];
+		if (old == l || !old->data)
+			continue;
+		if (!old->used)
+			forget(old);
+		else
+			old->used = 0;
+	}
 }
 
 /* Reads the whole directory; NULL when it is too large to keep, or on an error (the plain way will report it). */
@@ -161,16 +205,22 @@ static struct listing *keep(i32 dir, int fd, const struct stat *st)
 		return NULL;
 	}
 	for (u32 pos = 0; pos < len; n++)
-		pos += ((struct dirent64_ *)(data + pos))->len;
-	struct listing *l = &kept[clock_hand];
-	for (u32 i = 0; i < KEPT && l->used; i++, l = &kept[clock_hand = (clock_hand + 1) % KEPT])
-		l->used = 0;
-	clock_hand = (clock_hand + 1) % KEPT;
-	free(l->data);
-	free(l->fhs);
+		pos += ((struct linux_dirent *)(data + pos))->len;
+	struct listing *l = place_for(W.objs[dir].serial);
 	u8 *fit = realloc(data, len ? len : 1);
 	*l = (struct listing){ .obj_serial = W.objs[dir].serial, .ctime_ns = ns_of(&st->st_ctim), .data = fit ? fit : data, .len = len, .n = n };
+	kept_total += len;
+	make_room(l);
 	return l;
+}
+
+/* Room for the entries' handles, if there is memory. */
+static void make_handles(struct listing *l)
+{
+	if (!(l->fhs = calloc(l->n ? l->n : 1, sizeof *l->fhs)))
+		return;
+	kept_total += l->n * (u32)sizeof *l->fhs;
+	make_room(l);
 }
 
 /* 1: the end was seen; 0: more to come; -1: that cookie is none of this directory. */
@@ -182,7 +232,7 @@ static int list_kept(struct page *pg, struct listing *l, u64 cookie)
 		pos = l->next_pos;
 		i = l->next_index;
 	} else if (cookie) {
-		const struct dirent64_ *d = NULL;
+		const struct linux_dirent *d = NULL;
 		int found = 0;
 		while (pos < l->len && !found) {
 			d = (const void *)(l->data + pos);
@@ -195,9 +245,9 @@ static int list_kept(struct page *pg, struct listing *l, u64 cookie)
 	}
 	pg->cache = l->n < W.max_objs / 4;
 	if (pg->plus && !l->fhs)
-		l->fhs = calloc(l->n ? l->n : 1, sizeof *l->fhs);
+		make_handles(l);
 	while (pos < l->len) {
-		const struct dirent64_ *d = (const void *)(l->data + pos);
+		const struct linux_dirent *d = (const void *)(l->data + pos);
 		if (!put_entry(pg, d, pg->plus && l->fhs ? &l->fhs[i] : NULL))
 			return 0;
 		pos += d->len;
@@ -222,7 +272,7 @@ static int list_read(struct page *pg, int fd, u64 cookie)
 		if (n <= 0)
 			return n < 0 ? -1 : 1;
 		for (long pos = 0; pos < n;) {
-			const struct dirent64_ *d = (const void *)(dents + pos);
+			const struct linux_dirent *d = (const void *)(dents + pos);
 			pos += d->len;
 			if (!put_entry(pg, d, NULL))
 				return 0;

@@ -2,11 +2,14 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
 from tests.tools.nfs3 import ACCES, BAD_COOKIE, NF3DIR, NF3LNK, NOTDIR, STALE, TOOSMALL, Entry, Res
 from tests.tools.rpc import auth_sys
+from tests.tools.servers import wait_until
+from tests.tools.strace import straced
 
 from .conftest import Exports, Spot
 
@@ -273,3 +276,51 @@ def test_readdir_of_many_entries_with_changes_between_the_pages(spot: Spot, plus
         spot.local(b"new-%d" % len(got)).rename(spot.local(b"moved"))
     still = [name for name in got if name in names]
     assert len(still) == len(names) and set(still) == names and len(got) == len(set(got))
+
+
+def folders(spot: Spot, count: int) -> list[bytes]:
+    """Makes so many directories of three files each, in the past; their handles."""
+    handles = []
+    for i in range(count):
+        handles.append(spot.dir(b"d%d" % i))
+        for name in (b"a", b"b", b"c"):
+            spot.local(b"d%d/%s" % (i, name)).touch()
+    return handles
+
+
+@PLUS
+def test_listings_of_more_directories_than_are_kept_are_true_after_changes(spot: Spot, plus: bool) -> None:
+    """Of more than there are places (512), every other one is changed between the listings."""
+    handles = folders(spot, 600)
+    for fh in handles:
+        assert set(names_of(list(spot.nfs.list(fh, plus=plus)))) == {b".", b"..", b"a", b"b", b"c"}
+    for i in range(0, 600, 2):
+        spot.local(b"d%d/a" % i).rename(spot.local(b"d%d/new" % i))
+    for i, fh in enumerate(handles):
+        first = b"a" if i % 2 else b"new"
+        entries = list(spot.nfs.list(fh, plus=plus))
+        assert set(names_of(entries)) == {b".", b"..", first, b"b", b"c"}
+        for entry in entries if plus else ():
+            assert entry.attr is None or entry.attr.fileid == entry.fileid or entry.name == b".."
+
+
+def now_of(spot: Spot) -> int:
+    """The file system's clock, ns."""
+    spot.local(b"later").touch()
+    return spot.local(b"later").stat().st_ctime_ns
+
+
+@pytest.mark.root
+@PLUS
+def test_listings_of_a_tree_are_kept(spot: Spot, plus: bool, tmp_path: Path) -> None:
+    """The second walk over 100 directories reads none from the file system again."""
+    handles = folders(spot, 100)
+    made_ns = spot.local(b"d99").stat().st_ctime_ns
+    wait_until(lambda: now_of(spot) > made_ns + 20_000_000, deadline_s=5, what="ctimes older than a tick of the clock")
+    log = tmp_path / "reads"
+    for fh in handles:
+        list(spot.nfs.list(fh, plus=plus))
+    with straced(spot.server.worker_pids(), log, "-e", "trace=getdents64"):
+        for fh in handles:
+            assert len(list(spot.nfs.list(fh, plus=plus))) == 5
+    assert "getdents64(" not in log.read_text()
