@@ -4,6 +4,14 @@
 enum { STRAYED = -1 }; /* of an object with subtree_check: its handle is opened anew, by which it may be found elsewhere */
 enum { COVERED = -2 }; /* a mount point, and the export does not cross */
 
+/* Steps to the export's root of what lies in directory `dir`; 0: not known, or more than fit. */
+static u16 up_from(i32 dir)
+{
+	if (dir < 0)
+		return 0;
+	return obj_is_root(dir) ? 1 : W.objs[dir].up && W.objs[dir].up < UINT16_MAX ? W.objs[dir].up + 1 : 0;
+}
+
 /* An object for an O_PATH descriptor, which is taken.  `parent` gives the chain of the path scheme; -1 for an export's root. */
 int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 *out)
 {
@@ -36,11 +44,13 @@ int obj_from_fd(i32 exp, i32 fs, i32 parent, int fd, const struct stat *st, i32 
 		*out = o;
 		return 0;
 	}
+	u16 up = up_from(parent);
 	if ((o = obj_new(fh, len)) < 0) {
 		close(fd);
 		return ERR_JUKEBOX;
 	}
 	obj_fill(o, exp, fs, fd, st);
+	W.objs[o].up = up;
 	*out = o;
 	return 0;
 }
@@ -77,14 +87,21 @@ int obj_is_root(i32 o)
 	return W.objs[o].ino == W.exps[W.objs[o].exp].root_ino && !fd_stat(W.objs[o].fd, &st) && is_export_root(W.objs[o].exp, &st);
 }
 
-/* Is `fd` inside the export?  Only ".." asks, after a directory may have been moved out of the export.  The climb is ours, not the
- * caller's, who need not be able to search all directories above. */
-static int inside(struct call *c, i32 exp, int fd)
+/* Is `fd`, the parent of `dir`, inside the export?  Only ".." asks, after a directory may have been moved out of the export.  The way up
+ * is ours, not the caller's, who need not be able to search all directories above.  Where the root was when `dir` was found it mostly is
+ * still; only if not, each step is looked at. */
+static int inside(struct call *c, i32 dir, int fd)
 {
-	u8 up[MAX_DEPTH];
+	u8 chain[MAX_DEPTH];
+	struct obj *d = &W.objs[dir];
 	if (W.root && ident_root())
 		return 0;
-	int found = climb_to_root(exp, fd, up) >= 0;
+	int found = d->up && is_root_above(d->exp, fd, d->up - 1u);
+	if (!found) {
+		int steps = climb_to_root(d->exp, fd, chain);
+		found = steps >= 0;
+		d->up = found ? (u16)(steps + 1) : 0;
+	}
 	return ident_become(c->ident) ? 0 : found;
 }
 
@@ -129,7 +146,7 @@ static int place_found(struct call *c, i32 dir, int fd, int dotdot, i32 *fs, str
 	i32 exp = W.objs[dir].exp;
 	if (fd_stat(fd, st))
 		return status_of(errno);
-	if (dotdot && !inside(c, exp, fd))
+	if (dotdot && !inside(c, dir, fd))
 		return ERR_STALE;
 	*fs = W.objs[dir].fs;
 	if (st->st_dev == W.fs[*fs].dev)
@@ -199,7 +216,12 @@ int obj_from_name(struct call *c, i32 dir, const char *name, i32 *out, struct st
 			return what_is_covered(c, dir, name, out, st);
 		return status;
 	}
-	return dotdot && by_path(exp, fs) ? parent_by_path(dir, fs, fd, st, out) : obj_from_fd(exp, fs, dir, fd, st, out);
+	if (dotdot && by_path(exp, fs))
+		return parent_by_path(dir, fs, fd, st, out);
+	status = obj_from_fd(exp, fs, dir, fd, st, out);
+	if (!status && dotdot)
+		W.objs[*out].up = W.objs[dir].up - 1; /* inside() has set it */
+	return status;
 }
 
 /* The cached object of a kernel handle found in directory `dir`; -1: none is. */

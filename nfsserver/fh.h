@@ -36,6 +36,7 @@ u8 mint_path(const struct export *e, const u8 *chain, u32 depth, int fd, const s
 int has_strayed(const struct export *e, int fd);
 int is_export_root(i32 exp, const struct stat *st);
 int climb_to_root(i32 exp, int fd, u8 up[MAX_DEPTH]);
+int is_root_above(i32 exp, int fd, u32 steps);
 int chain_of(i32 dir, u8 chain[MAX_DEPTH]);
 int open_path_scheme(const struct export *e, const u8 *fh);
 

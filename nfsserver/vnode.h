@@ -105,6 +105,7 @@ struct obj {
 	u8 used;
 	u8 unlisted;             /* retired while it was pinned: not in the hash, goes with the last pin */
 	u8 lent;                 /* fd is the export's rootfd; then it is not in the LRU list */
+	u16 up;                  /* steps to the export's root when it was found, a guess since then; 0: not known */
 	u32 hash, serial, pins;
 	u32 unstable;            /* how many unstable writes there were: a COMMIT makes those safe that it found */
 	i32 next, lru_prev, lru_next;

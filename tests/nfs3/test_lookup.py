@@ -2,11 +2,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.tools.nfs3 import ACCES, INVAL, NAMETOOLONG, NF3LNK, NOENT, NOTDIR, Proc, pack_opaque, pack_uints
+from tests.tools.nfs3 import ACCES, INVAL, NAMETOOLONG, NF3LNK, NOENT, NOTDIR, STALE, Proc, pack_opaque, pack_uints
 from tests.tools.rpc import GARBAGE_ARGS, auth_sys
+from tests.tools.strace import straced
 
 from .conftest import Exports, Spot
 
@@ -48,6 +52,50 @@ def test_lookup_of_dot_is_the_directory(spot: Spot) -> None:
 def test_lookup_of_dotdot_is_the_parent(spot: Spot) -> None:
     fh = spot.dir()
     assert spot.nfs.lookup(fh, b"..").must().a.fileid == spot.path.stat().st_ino
+
+
+DEEP = 1200   # levels; more than one path of ".."s has room for
+
+
+@pytest.fixture
+def deep(spot: Spot) -> Iterator[list[bytes]]:
+    """A chain of directories, each named d in the one before: their handles, from the test's own directory on."""
+    handles, fd = [spot.fh], os.open(spot.path, os.O_RDONLY)
+    for _ in range(DEEP):
+        os.mkdir("d", 0o755, dir_fd=fd)
+        below = os.open("d", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+        handles.append(spot.nfs.lookup(handles[-1], b"d").must().h)
+    os.close(fd)
+    yield handles
+    subprocess.run(["rm", "-rf", spot.path], check=True)   # deeper than shutil.rmtree() goes
+
+
+@pytest.mark.root
+def test_lookup_of_dotdot_deep_down_takes_no_system_call_a_level(spot: Spot, deep: list[bytes]) -> None:
+    """The loop does it, and all others wait."""
+    log = spot.server.directory / "dotdot.log"
+    with straced(spot.server.worker_pids(), log, "-e", "trace=openat"):
+        for level in (DEEP, DEEP - 1, 2, 1):
+            assert spot.nfs.lookup(deep[level], b"..").must().h == deep[level - 1]
+    assert log.read_text().count("openat(") < DEEP / 10
+
+
+@pytest.mark.root
+def test_lookup_of_dotdot_goes_where_the_directory_was_moved_but_not_out_of_the_export(spot: Spot, exports: Exports,
+                                                                                       deep: list[bytes]) -> None:
+    at = DEEP // 2
+    place = Path(spot.path, *["d"] * at)
+    outside = exports.base / "outside"
+    place.rename(outside)
+    try:
+        assert [spot.nfs.lookup(deep[level], b"..").status for level in (at, at + 1, DEEP)] == [STALE] * 3
+    finally:
+        outside.rename(spot.path / "moved")
+    for level in (DEEP, at + 1):
+        assert spot.nfs.lookup(deep[level], b"..").must().h == deep[level - 1]
+    assert spot.nfs.lookup(deep[at], b"..").must().h == spot.fh
 
 
 def test_lookup_of_dotdot_in_the_export_root_stays_inside(spot: Spot, exports: Exports) -> None:
