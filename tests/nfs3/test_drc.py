@@ -45,6 +45,10 @@ from .conftest import Spot
 
 ATTR = Sattr3(mode=0o755)
 PATIENCE_S = 30.0   # of a client, before it says that the server does not answer: a new worker may be a while on a busy machine
+SYSCALLS = {"CREATE": "openat,openat2,mknodat", "MKDIR": "mkdirat", "SYMLINK": "symlinkat", "MKNOD": "mknodat",
+            "REMOVE": "unlinkat", "RMDIR": "unlinkat", "RENAME": "renameat,renameat2", "LINK": "linkat",
+            "WRITE": "pwrite64,pwritev,pwritev2"}
+DONE_BY = {**SYSCALLS, "SETATTR": "ftruncate"}
 CHANGES = ["CREATE", "MKDIR", "SYMLINK", "MKNOD", "REMOVE", "RMDIR", "RENAME", "LINK", "SETATTR", "WRITE"]
 
 
@@ -117,6 +121,24 @@ def test_retransmission_over_udp_gets_the_same_answer(spot: Spot, name: str) -> 
 def test_retransmissions_sent_at_once_are_done_once(spot: Spot, name: str) -> None:
     """The second arrives while the first runs: it is dropped or gets the first's answer, never an answer of its own."""
     call = change(spot, name)
+    assert len(set(sent_at_once(spot, call))) == 1
+    assert unpack_result(Proc[name], send_from_new_connection(spot, call).body).status == OK
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("name", CHANGES)
+def test_retransmissions_while_the_first_waits_for_the_disk_are_not_done(spot: Spot, trace: Path, name: str) -> None:
+    """Six are sent, and one system call is made."""
+    call, syncs, calls = change(spot, name), "fsync,fdatasync,syncfs", DONE_BY[name]
+    with straced(spot.server.worker_pids(), trace, "-e", f"trace={syncs},{calls}", "-e", f"inject={syncs}:delay_enter=300000"):
+        assert len(set(sent_at_once(spot, call))) == 1
+    made = [line for line in trace.read_text().splitlines() if any(f" {each}(" in line for each in calls.split(","))]
+    assert len([line for line in made if name != "CREATE" or "O_EXCL" in line]) == 1
+    assert unpack_result(Proc[name], send_from_new_connection(spot, call).body).status == OK
+
+
+def sent_at_once(spot: Spot, call: Call) -> list[bytes]:
+    """The answers to `call`, sent on six connections; at least one."""
     clients = [spot.server.client() for _ in range(6)]
     fences = [client.message(Proc.NULL, b"") for client in clients]
     for client, fence in zip(clients, fences, strict=True):
@@ -127,9 +149,8 @@ def test_retransmissions_sent_at_once_are_done_once(spot: Spot, name: str) -> No
         replies = [first_of(clients)]
     for client in clients:
         client.close()
-    assert len(set(replies)) == 1
-    assert unpack_reply(replies[0]).xid == call.xid
-    assert unpack_result(Proc[name], send_from_new_connection(spot, call).body).status == OK
+    assert {unpack_reply(reply).xid for reply in replies} == {call.xid}
+    return replies
 
 
 def answers_before(client: Nfs3, fence: Call) -> list[bytes]:
@@ -273,9 +294,6 @@ def killed_at(server: ServerSet, syscalls: str, log: Path) -> Iterator[None]:
         yield
 
 
-SYSCALLS = {"CREATE": "openat,openat2,mknodat", "MKDIR": "mkdirat", "SYMLINK": "symlinkat", "MKNOD": "mknodat",
-            "REMOVE": "unlinkat", "RMDIR": "unlinkat", "RENAME": "renameat,renameat2", "LINK": "linkat",
-            "WRITE": "pwrite64,pwritev,pwritev2"}
 REPLIES = "sendto,sendmsg,sendmmsg,write,writev"
 
 
