@@ -46,6 +46,7 @@ from .exports import DENIED, READONLY, Table
 from .groups import Groups
 from .hosts import Host, Hosts
 from .kerb4 import Kerb4
+from .outbox import Outbox
 from .procs import NFS_PROGRAM, Call, nfs3
 from .procs2 import nfs2
 from .relay import MountRelay
@@ -76,7 +77,6 @@ class Worker:
     def __init__(self, slot: int, channel: Channel, *, root: bool, v2: bool = False, acl: bool = True) -> None:
         self.slot, self.root = slot, root
         self.table = Table()
-        self._channel = channel
         self._state = lib.vn_state()
         self._row = lib.vn_row()
         self._left = {word: int(self._row[word]) for word in _ENGINE_WORDS}
@@ -87,6 +87,7 @@ class Worker:
         versions = {2: nfs2(self._answer)} if v2 else {}
         programs = [Program(NFS_PROGRAM, {**versions, 3: nfs3(self._answer)})]
         self._server = Server(programs, limits=Limits(max_conns=_max_connections()))
+        self._channel = Outbox(channel.sock, self._server.call_later)
         if acl:
             self._server.add(nfs_acl(self._answer, v2=v2))
         self._relay = MountRelay(self._server)
@@ -106,7 +107,7 @@ class Worker:
             Nfssvc.RELAY: self._add_relay, Nfssvc.STOP: self._stop, Nfssvc.SUSPEND: self._suspend, Nfssvc.VERBOSE: self._verbose,
             Nfssvc.TRACE: self._trace, Nfssvc.AUTHIN: self._authin, Nfssvc.NEEDAUTH: lambda msg, fds: self._kerb4.answered(msg),
         }
-        self._kerb4 = Kerb4(self._server, channel, _peer_of)
+        self._kerb4 = Kerb4(self._server, self._channel, _peer_of)
         rpc.rpc_before_sending(self._server.engine, ffi.addressof(lib, "vn_tell"))
         rpc.rpc_trace_names(self._server.engine, ffi.addressof(lib, "vn_trace_export"), ffi.addressof(lib, "vn_trace_path"))
 

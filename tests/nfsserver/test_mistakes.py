@@ -1,12 +1,15 @@
 """A mistake of our own in the middle of a call, and calls that are under way while the world changes."""
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import select
 import shutil
 import struct
 import sys
 import tempfile
+import termios
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -14,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from nfssvc_shim.channel import Channel, Message
 from nfssvc_shim.flags import Ex, Nfssvc, Nx
 from nfssvc_shim.records import AuthIn, Cred, pack_authin
 from oncrpc.xdr import Packer
@@ -193,3 +197,21 @@ def test_calls_with_tickets_that_wait_for_the_disk_stay_what_they_are(base: Path
         assert sorted(os.listdir(base / "export")) == ["first", "looked"]
         assert all(reply.ok for reply in replies)
         nfs.close()
+
+
+def test_answers_that_are_not_read_for_a_while_are_all_sent(tmp_path: Path) -> None:
+    """More than the channel has room for: the control half may be busy with something else, or not run."""
+    (tmp_path / "server").mkdir()
+    with OneWorker(tmp_path / "server", [export_of(tmp_path, EXPORT)]) as worker:
+        asked = list(range(1001, 1601))
+        for serial in asked:
+            worker.channel.send(Message(Nfssvc.VERBOSE, serial, bytes(4)))
+        wait_until(lambda: not unread(worker.channel), deadline_s=DEADLINE_S, what="the worker has taken all")
+        assert [worker.channel.recv()[0].serial for _ in asked] == asked
+
+
+def unread(channel: Channel) -> int:
+    """Bytes sent that the peer has not received: SIOCOUTQ, tcp(7)."""
+    room = array.array("i", [0])
+    fcntl.ioctl(channel.fileno(), termios.TIOCOUTQ, room)
+    return int(room[0])
