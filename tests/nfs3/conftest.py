@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.tools.nfs3 import Nfs3
 from tests.tools.rpc import ROOT, Auth, auth_sys
-from tests.tools.servers import OURS, ServerSet
+from tests.tools.servers import OURS, ServerSet, wait_until
 
 ANON_UID, ANON_GID = 65534, 65533   # of the squashing exports; different, so that a mixed-up pair shows
 ME = auth_sys(os.geteuid(), os.getegid())
@@ -115,6 +116,15 @@ def spot(server: ServerSet, exports: Exports, nfs: Nfs3) -> Spot:
     return make_spot(server, exports.base / "rw", nfs, server.root(exports.base / "rw"))
 
 
+def _obituary(server: ServerSet, before: list[int], logged: int) -> str:
+    """What became of the workers, once the log says it."""
+    now = server.worker_pids()
+    stats = {pid: Path(f"/proc/{pid}/stat").read_text() if Path(f"/proc/{pid}").is_dir() else "gone" for pid in before}
+    with suppress(TimeoutError, AssertionError):
+        wait_until(lambda: "ended" in server.log()[logged:], deadline_s=5, what="a word of the log")
+    return f"{before} became {now}, then {server.worker_pids()}; {stats}; the log since:\n{server.log()[logged:]}"
+
+
 @pytest.fixture(autouse=True)
 def nothing_died(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test: the same workers, and no traceback in the log.  `@pytest.mark.kills` tests kill workers themselves."""
@@ -124,5 +134,6 @@ def nothing_died(request: pytest.FixtureRequest) -> Iterator[None]:
     server: ServerSet = request.getfixturevalue("server")
     before, logged = server.worker_pids(), len(server.log())
     yield
-    assert server.worker_pids() == before, f"a worker died; the log since:\n{server.log()[logged:]}"
+    if server.worker_pids() != before:
+        pytest.fail(f"a worker died; {_obituary(server, before, logged)}")
     assert "Traceback" not in server.log()[logged:], server.log()[logged:]
