@@ -55,7 +55,7 @@ void vn_grant(const struct call *c, u32 expid, u32 ident, u32 rights);
 void vn_forget_grants(void);
 void vn_host(const struct call *c, const u8 *name, u32 n, u32 keep_s);
 void vn_release_removable(void);
-void vn_before_wait(struct rpc_engine *e, u32 n_calls);
+void vn_before_wait(struct rpc_engine *e, u32 n_calls, u64 alone_ns);
 u32 vn_release_fs(void);
 int ident_root(void);
 void vn_fail(struct call *c, u32 status);

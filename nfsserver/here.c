@@ -1,19 +1,20 @@
 /* here.c: syncs that the loop does itself.
  *
  * A client that waits for each answer (untar under `sync`, databases) has one sync at a time under way, and where the disk is quick the
- * way to a thread and back costs more than the sync: four switches, 10 to 30 us each in a virtual machine.  While there is nothing
- * else to do the loop does it, then; what arrives meanwhile makes the next batch, and is synced together.
+ * way to a thread and back costs as much as the sync: four switches, 10 to 30 us each in a virtual machine.  While nobody else is there
+ * the loop does it, then; what arrives meanwhile makes the next batch, and is synced together.
  *
- * That may keep others waiting, so it is done only in a streak: the last STREAK syncs of this file system, none more than GAP_NS after
- * the one before, took less than QUICK_NS each.  The first one of a client that begins, or that made a pause, goes to a thread.  One that
- * took LONG_NS ends it for APART_FOR.  And only when all that waits anywhere in this worker is what this batch wants synced, that is
- * not more than the loop's time for it (HERE_FILES, HERE_BYTES). */
+ * Nobody else: no other connection, datagram or relayed call was heard for ALONE_NS, and all that waits anywhere in this worker is what
+ * this batch wants synced, which is little (HERE_FILES, HERE_BYTES).  Somebody may come meanwhile, so it is done only in a streak: the
+ * last STREAK syncs of this file system, none more than GAP_NS after the one before, took less than QUICK_NS each.  The first one of a
+ * client that begins, or that made a pause, goes to a thread.  One that took LONG_NS ends it for APART_FOR. */
 #include "job.h"
 
-#define QUICK_NS 300000ull         /* some times what the way to a thread costs, and far less than what others notice */
+#define ALONE_NS 100000000ull
+#define QUICK_NS 1000000ull        /* more, and the way to a thread is little beside it */
 #define STREAK 64
 #define GAP_NS 100000000ull           /* a disk may have become another one in that time: gone to sleep, unplugged */
-#define LONG_NS 2000000ull
+#define LONG_NS 10000000ull
 #define APART_FOR 5000000000ull    /* one wait of 50 ms in that time is 1 %, which the others' 99th percentile does not show */
 #define HERE_FILES 2               /* a directory and what was made in it; more of them are worth a thread */
 #define HERE_BYTES (64u << 10)     /* unstable or stable data to be written */
@@ -50,12 +51,13 @@ static int is_small(const struct job *list, u64 *n)
 	return files <= HERE_FILES && bytes <= HERE_BYTES;
 }
 
-/* After a batch of n_calls: does its syncs, if that is best done here.  0: they are the threads'. */
-int syncs_here(struct rpc_engine *e, u32 n_calls)
+/* After a batch of n_calls: does its syncs, if that is best done here.  alone_ns: since when nobody else was heard.  0: they are the
+ * threads'. */
+int syncs_here(struct rpc_engine *e, u32 n_calls, u64 alone_ns)
 {
 	const struct job *list = pool_gathered();
 	u64 n = 0;
-	if (!list || !is_quick(list->fs, clock_ns()) || !is_small(list, &n) || n != n_calls || n != vn_pending())
+	if (!list || alone_ns < ALONE_NS || !is_quick(list->fs, clock_ns()) || !is_small(list, &n) || n != n_calls || n != vn_pending())
 		return 0;
 	e->flush(e); /* answers to those who need not wait */
 	do_syncs(pool_take());

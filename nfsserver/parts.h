@@ -121,7 +121,7 @@ int opened_take(const struct call *c);
 void vn_opened_drop(void);
 
 /* here.c: syncs that the loop does itself */
-int syncs_here(struct rpc_engine *e, u32 n_calls);
+int syncs_here(struct rpc_engine *e, u32 n_calls, u64 alone_ns);
 
 /* obj.c: the table of objects */
 i32 obj_find(const u8 *fh, u32 len);

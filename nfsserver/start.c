@@ -68,10 +68,10 @@ void vn_tick(u32 now_s, u64 now_ns)
 	W.row[S_HEARTBEAT] = now_ns;
 }
 
-/* After each batch of n_calls. */
-void vn_before_wait(struct rpc_engine *e, u32 n_calls)
+/* After each batch. */
+void vn_before_wait(struct rpc_engine *e, u32 n_calls, u64 alone_ns)
 {
-	if (!syncs_here(e, n_calls))
+	if (!syncs_here(e, n_calls, alone_ns))
 		pool_kick();
 	vn_release_removable();
 }

@@ -66,7 +66,7 @@ int rpc_program(struct rpc_engine *e, u32 prog, u32 vers, u32 nproc, u32 first_r
 int rpc_hole(struct rpc_engine *e, u32 prog, u32 vers, u32 proc);
 int rpc_weight(struct rpc_engine *e, u32 row, u32 tail);
 int rpc_direct(struct rpc_engine *e, u32 row, int (*fn)(struct call *));
-void rpc_before_wait(struct rpc_engine *e, void (*fn)(struct rpc_engine *, u32));
+void rpc_before_wait(struct rpc_engine *e, void (*fn)(struct rpc_engine *, u32, u64));
 int rpc_next(struct rpc_engine *e);
 int rpc_attach(struct rpc_engine *e, int fd, int kind, const void *sa, u32 sa_len);
 int rpc_close(struct rpc_engine *e, u32 conn);

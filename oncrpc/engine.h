@@ -54,8 +54,9 @@ int rpc_weight(struct rpc_engine *e, u32 row, u32 tail);
 
 /* Calls of `row` go to a function in C, which returns 0 when it ended the call; else the call is handed out with call.status. */
 int rpc_direct(struct rpc_engine *e, u32 row, int (*fn)(struct call *));
-/* Runs before each batch is received, and is told how many calls the one before had; NULL: nothing does. */
-void rpc_before_wait(struct rpc_engine *e, void (*fn)(struct rpc_engine *, u32 n_calls));
+/* Runs before each batch is received, and is told how many calls the one before had, and how long ago somebody else was heard than the
+ * connection that was heard last; NULL: nothing does. */
+void rpc_before_wait(struct rpc_engine *e, void (*fn)(struct rpc_engine *, u32 n_calls, u64 alone_ns));
 
 /* Returns the id.  The engine owns the descriptor from then on (EVENT: no).  sa: the peer of a CONN, NULL: ask the kernel. */
 int rpc_attach(struct rpc_engine *e, int fd, int kind, const void *sa, u32 sa_len);

@@ -154,6 +154,7 @@ struct engine {
 	u32 conn_cap, free_head, *free_next;
 	u32 queue_head, queue_tail, n_queued;
 	u32 oldest, newest;
+	u64 t_shared;             /* the last call by a socket that stands for many clients */
 	u32 by_address[ADDRESSES];
 	struct waiting waiting[ADDRESSES];
 	u64 dice;
@@ -165,7 +166,7 @@ struct engine {
 	i32 kerb4_row;            /* -1: AUTH_KERB4 is refused */
 	u8 tails[MAX_ROWS];
 	int (*direct[MAX_ROWS])(struct call *);
-	void (*before_wait)(struct rpc_engine *, u32);
+	void (*before_wait)(struct rpc_engine *, u32, u64);
 	int (*on_finished)(struct call *); /* NULL: finished calls are handed out */
 	u32 at;                   /* the first call of the batch that nobody looked at */
 	bool looked;              /* that call is known not to be for a function in C, or was left over by it */

@@ -45,6 +45,16 @@ static void turn(struct engine *e, struct conn *c)
 	case RPC_LISTEN: turn_listen(e, c); break;
 	}
 	share_took(e, c);
+	if (c->kind != RPC_CONN && e->turn_msgs)
+		e->t_shared = e->now;
+}
+
+/* How long ago somebody else was heard than the connection that was heard last. */
+static u64 alone_ns(const struct engine *e)
+{
+	u32 second = e->newest == NONE ? NONE : e->conns[e->newest]->older;
+	u64 heard = second == NONE ? 0 : e->conns[second]->t_active;
+	return e->now - (heard > e->t_shared ? heard : e->t_shared);
 }
 
 /* Gives calls to their functions in C, in order, up to the first that is not for one or that one left over. */
@@ -154,7 +164,7 @@ int rpc_poll(struct rpc_engine *pub, int timeout_ms)
 	for (;;) {
 		e->woken_now = false;
 		if (e->before_wait)
-			e->before_wait(pub, e->n_calls);
+			e->before_wait(pub, e->n_calls, alone_ns(e));
 		int err = poll_once(e, timeout_ms);
 		if (err < 0)
 			return err;
@@ -179,7 +189,7 @@ int rpc_flush(struct rpc_engine *pub)
 
 void rpc_on_finished(struct rpc_engine *e, int (*fn)(struct call *)) { ENGINE(e)->on_finished = fn; }
 
-void rpc_before_wait(struct rpc_engine *e, void (*fn)(struct rpc_engine *, u32)) { ENGINE(e)->before_wait = fn; }
+void rpc_before_wait(struct rpc_engine *e, void (*fn)(struct rpc_engine *, u32, u64)) { ENGINE(e)->before_wait = fn; }
 
 struct call *rpc_call_at(struct rpc_engine *e, u32 i) { return i < RPC_BATCH ? &ENGINE(e)->calls[i] : NULL; }
 

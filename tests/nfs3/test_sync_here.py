@@ -1,4 +1,4 @@
-"""Where a sync is done: by the loop itself in a streak of quick ones of a client that waits for each answer, else by a thread."""
+"""Where a sync is done: by the loop in streaks of quick ones, for a client that is alone and waits for each; else by a thread."""
 from __future__ import annotations
 
 import os
@@ -19,7 +19,7 @@ from .conftest import CRED
 
 MEMORY = Path("/dev/shm")   # a tmpfs, whose fsync is quick on the busiest machine
 COMMITS = 2000
-GAP_S = 0.15                # more than what ends a streak (here.c)
+GAP_S = 0.15                # more than what ends a streak, and than what makes a client alone (here.c)
 SLOW_S = 1.0
 QUICK_S = 0.5
 
@@ -44,6 +44,12 @@ def thread_switches(server: ServerSet) -> int:
                if line.startswith("voluntary_ctxt_switches"))
 
 
+def pause() -> None:
+    """So long that nobody was heard lately."""
+    over = time.monotonic() + GAP_S
+    wait_until(lambda: time.monotonic() > over, deadline_s=GAP_S + 1, what="a pause")
+
+
 def commits(nfs: Nfs3, file: bytes, count: int) -> None:
     for _ in range(count):
         nfs.commit(file, 0, 0).must()
@@ -52,9 +58,21 @@ def commits(nfs: Nfs3, file: bytes, count: int) -> None:
 def test_a_streak_of_quick_syncs_needs_no_thread(one: tuple[ServerSet, Nfs3, bytes]) -> None:
     server, nfs, root = one
     file = nfs.create(root, b"file").must().h
+    pause()
     before = thread_switches(server)
     commits(nfs, file, COMMITS)
     assert thread_switches(server) - before < COMMITS / 2
+
+
+def test_beside_another_client_a_thread_syncs(one: tuple[ServerSet, Nfs3, bytes]) -> None:
+    server, nfs, root = one
+    file = nfs.create(root, b"file").must().h
+    with closing(server.client(CRED).transport) as other:
+        before = thread_switches(server)
+        for _ in range(COMMITS // 4):
+            nfs.commit(file, 0, 0).must()
+            Nfs3(other, CRED).null()
+        assert thread_switches(server) - before >= COMMITS // 4
 
 
 def is_received(server: ServerSet, nfs: Nfs3) -> bool:
@@ -71,12 +89,11 @@ def test_the_first_sync_after_a_pause_is_a_threads(one: tuple[ServerSet, Nfs3, b
     server, nfs, root = one
     other = server.client(CRED)
     file = nfs.create(root, b"file").must().h
+    pause()
     commits(nfs, file, COMMITS)
     with closing(other.transport), straced(server.worker_pids(), tmp_path / "slow.log", "-e", "trace=fsync",
                  "-e", f"inject=fsync:delay_enter={int(SLOW_S * 1e6)}"):
-        paused = time.monotonic() + GAP_S
-        while time.monotonic() < paused:
-            other.getattr(file).must()
+        pause()
         waits = nfs.message(Proc.COMMIT, pack_COMMIT3args(file, 0, 0))
         nfs.transport.send(waits.pack())
         wait_until(lambda: is_received(server, nfs), deadline_s=SLOW_S, what="the COMMIT to be received")
