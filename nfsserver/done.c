@@ -31,8 +31,8 @@ static int finish(struct call *c, struct job *j)
 {
 	if (j->took_ns && j->blocked)
 		was_long_in_thread(j->fs, clock_ns(), j->took_ns);
-	if (j->synced_ns)
-		was_synced(j->fs, clock_ns(), j->synced_ns);
+	if (j->is_sync)
+		was_synced(j, clock_ns());
 	if (j->kind == JOB_ENTRIES)
 		return V_AGAIN;
 	if (j->kind == JOB_OPEN || j->kind == JOB_NAME)
@@ -74,7 +74,7 @@ int vn_done(struct call *c)
 		obj_unpin(o);
 	if (o2 >= 0)
 		obj_unpin(o2);
-	job_returned();
+	job_returned(j);
 	deed_free(j->deed);
 	free(j);
 	return status;

@@ -4,8 +4,8 @@
  * way to a thread and back costs as much as the sync: four switches, 10 to 30 us each in a virtual machine.  While nobody else is there
  * the loop does it, then; what arrives meanwhile makes the next batch, and is synced together.
  *
- * Nobody else: no other connection, datagram or relayed call was heard for ALONE_NS, and all that waits anywhere in this worker is what
- * this batch wants synced, which is little (HERE_FILES, HERE_BYTES).  Somebody may come meanwhile, so it is done only in a streak: the
+ * Nobody else: no other connection, datagram or relayed call was heard for ALONE_NS, and all that waits anywhere in this worker are
+ * syncs; what this batch wants synced is little (HERE_FILES, HERE_BYTES).  Somebody may come meanwhile, so it is done only in a streak: the
  * last STREAK syncs of this file system, none more than GAP_NS after the one before, took less than QUICK_NS each.  The first one of a
  * client that begins, or that made a pause, goes to a thread.  One that took LONG_NS ends it for APART_FOR. */
 #include "job.h"
@@ -19,14 +19,16 @@
 #define HERE_FILES 2               /* a directory and what was made in it; more of them are worth a thread */
 #define HERE_BYTES (64u << 10)     /* unstable or stable data to be written */
 
-/* A sync on `fs` took so long, here or in a thread. */
-void was_synced(i32 fs, u64 now_ns, u64 took_ns)
+/* A sync ended, here or in a thread.  Those that had much to write say nothing of how quick the disk is. */
+void was_synced(const struct job *j, u64 now_ns)
 {
-	struct filesystem *f = &W.fs[fs];
-	int goes_on = took_ns <= QUICK_NS && now_ns - f->synced_ns <= GAP_NS;
+	struct filesystem *f = &W.fs[j->fs];
+	if (!j->synced_ns || j->bytes > HERE_BYTES)
+		return;
+	int goes_on = j->synced_ns <= QUICK_NS && now_ns - f->synced_ns <= GAP_NS;
 	f->synced_ns = now_ns;
 	f->streak = goes_on ? f->streak + (f->streak < STREAK) : 0;
-	if (took_ns > LONG_NS)
+	if (j->synced_ns > LONG_NS)
 		f->apart_until = now_ns + APART_FOR;
 }
 
@@ -57,7 +59,7 @@ int syncs_here(struct rpc_engine *e, u32 n_calls, u64 alone_ns)
 {
 	const struct job *list = pool_gathered();
 	u64 n = 0;
-	if (!list || alone_ns < ALONE_NS || !is_quick(list->fs, clock_ns()) || !is_small(list, &n) || n != n_calls || n != vn_pending())
+	if (!list || alone_ns < ALONE_NS || !is_quick(list->fs, clock_ns()) || !is_small(list, &n) || n != n_calls || vn_pending() != syncs_pending())
 		return 0;
 	e->flush(e); /* answers to those who need not wait */
 	do_syncs(pool_take());

@@ -11,6 +11,7 @@ struct job {
 	int kind, fd, fd2, err; /* fd2: to be synced as well, or -1; JOB_SYNCFS owns its fd, */
 	int whole;              /* whose number may be another's once it is done */
 	u64 offset, since; /* since: failed syncs when its call began */
+	int is_sync;
 	u64 bytes, synced_ns; /* a sync: data that is known to wait for it, at the least; how long it took, 0: another did it */
 	u32 count, generation; /* of the export table that allowed it */
 	ssize_t n;
@@ -49,8 +50,9 @@ struct job *pool_take(void);
 
 /* jobs.c */
 u64 vn_pending(void);
-void job_returned(void);
+u64 syncs_pending(void);
+void job_returned(const struct job *j);
 
 /* here.c */
-void was_synced(i32 fs, u64 now_ns, u64 took_ns);
+void was_synced(const struct job *j, u64 now_ns);
 #endif

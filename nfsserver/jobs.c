@@ -3,7 +3,7 @@
 
 #define DEED_ROOM 1024 /* of a change's reply until it is made; it grows if need be */
 
-static u64 n_pending;
+static u64 n_pending, n_syncs; /* n_syncs: those that have nothing else to wait for */
 
 /* A thread has call c until vn_done(). */
 static int submit_job(struct call *c, struct job *j)
@@ -15,6 +15,7 @@ static int submit_job(struct call *c, struct job *j)
 		W.objs[c->obj2].pins++;
 	c->word[0] = (u64)(uintptr_t)j;
 	n_pending++;
+	n_syncs += (u64)j->is_sync;
 	pool_put(j);
 	return V_PENDING;
 }
@@ -33,7 +34,7 @@ static int submit(struct call *c, int kind, int fd, int fd2, u64 offset, u32 cou
 		return V_PENDING;
 	}
 	*j = (struct job){ .kind = kind, .fd = fd, .fd2 = fd2, .offset = offset, .count = count, .generation = W.generation,
-			     .fs = W.objs[c->obj].fs, .since = sync_begun(), .whole = kind == JOB_SYNCFS, .bytes = bytes_to_sync(c) };
+			     .fs = W.objs[c->obj].fs, .since = sync_begun(), .whole = kind == JOB_SYNCFS, .bytes = bytes_to_sync(c), .is_sync = kind != JOB_READ };
 	if (st)
 		j->st = *st;
 	return submit_job(c, j);
@@ -195,6 +196,12 @@ int pool_sync(struct call *d, int fd, int datasync) { return submit(d, datasync 
 int pool_sync_more(struct call *d, int fd, int fd2, int whole) { return submit(d, whole ? JOB_SYNCFS : JOB_FSYNC, fd, fd2, 0, 0, NULL); }
 
 /* A call is the loop's again. */
-void job_returned(void) { n_pending--; }
+void job_returned(const struct job *j)
+{
+	n_pending--;
+	n_syncs -= (u64)j->is_sync;
+}
+
+u64 syncs_pending(void) { return n_syncs; }
 
 u64 vn_pending(void) { return n_pending; }

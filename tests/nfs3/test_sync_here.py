@@ -12,14 +12,13 @@ import pytest
 
 from tests.tools.nfs3 import Nfs3, Proc, pack_COMMIT3args, unpack_result
 from tests.tools.rpc import Tcp, receive
-from tests.tools.servers import ServerSet, wait_until
+from tests.tools.servers import ServerSet, pause, wait_until
 from tests.tools.strace import straced
 
 from .conftest import CRED
 
 MEMORY = Path("/dev/shm")   # a tmpfs, whose fsync is quick on the busiest machine
 COMMITS = 2000
-GAP_S = 0.15                # more than what ends a streak, and than what makes a client alone (here.c)
 SLOW_S = 1.0
 QUICK_S = 0.5
 
@@ -42,12 +41,6 @@ def thread_switches(server: ServerSet) -> int:
     tasks = [path for path in Path(f"/proc/{pid}/task").iterdir() if path.name != str(pid)]
     return sum(int(line.split()[1]) for path in tasks for line in (path / "status").read_text().splitlines()
                if line.startswith("voluntary_ctxt_switches"))
-
-
-def pause() -> None:
-    """So long that nobody was heard lately."""
-    over = time.monotonic() + GAP_S
-    wait_until(lambda: time.monotonic() > over, deadline_s=GAP_S + 1, what="a pause")
 
 
 def commits(nfs: Nfs3, file: bytes, count: int) -> None:
@@ -92,8 +85,7 @@ def test_the_first_sync_after_a_pause_is_a_threads(one: tuple[ServerSet, Nfs3, b
     pause()
     commits(nfs, file, COMMITS)
     with closing(other.transport), straced(server.worker_pids(), tmp_path / "slow.log", "-e", "trace=fsync",
-                 "-e", f"inject=fsync:delay_enter={int(SLOW_S * 1e6)}"):
-        pause()
+                 "-e", f"inject=fsync:delay_enter={int(SLOW_S * 1e6)}"):  # which begins with a pause
         waits = nfs.message(Proc.COMMIT, pack_COMMIT3args(file, 0, 0))
         nfs.transport.send(waits.pack())
         wait_until(lambda: is_received(server, nfs), deadline_s=SLOW_S, what="the COMMIT to be received")

@@ -61,6 +61,15 @@ def wait_until(condition: Callable[[], object], *, deadline_s: float, what: str)
         time.sleep(0.01)
 
 
+STREAK_S = 0.15  # without a sync: the next one is a thread's again, and who is heard then is alone (nfsserver/here.c)
+
+
+def pause() -> None:
+    """So long that no worker's loop syncs by itself, however quick the disk was."""
+    over = time.monotonic() + STREAK_S
+    wait_until(lambda: time.monotonic() > over, deadline_s=STREAK_S + 60, what="a pause")
+
+
 def processes_of_session(session: int) -> list[int]:
     """Pids of all processes of `session` that still run (zombies are not counted: they are their parent's)."""
     found = []

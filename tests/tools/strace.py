@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .servers import pause
+
 
 def strace_path() -> str:
     """Where strace is; the test is skipped where it is not."""
@@ -28,6 +30,7 @@ def straced(pids: Iterable[int], log: Path, *options: str, kill: bool = False) -
     with subprocess.Popen([strace_path(), "-f", "-o", str(log), *options, *targets], stderr=subprocess.PIPE, text=True) as tracer:
         try:
             _await_attached(tracer, len(targets) // 2)
+            pause()  # what is slow or fails now must not be the loop's own
             yield
         finally:
             tracer.kill() if kill else tracer.terminate()
