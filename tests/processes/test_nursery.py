@@ -19,6 +19,7 @@ def server(directory: Path):
     directory.chmod(0o755)
     (directory / "data").mkdir()
     with ServerSet(directory, f"{directory}/data 127.0.0.1(rw,insecure)\n") as running:
+        wait_until(lambda: len(workers(running)) == 2, "not both workers have said that they are there")
         yield running
 
 
